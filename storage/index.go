@@ -1,0 +1,239 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Index keeps names: which repository holds which content, tags, references,
+// upload sessions, and the collector's queue. Every method that changes
+// something is one transaction, durable when it returns nil; when it returns an
+// error nothing has changed, but for errors of the medium itself, after which
+// the caller must assume either. No method costs more than O(log n) for each
+// row it returns or changes.
+//
+// Repository names, tags and digests are valid when they get here: the index
+// checks none.
+type Index interface {
+	Clock
+	Blobs
+	Manifests
+	Sessions
+	Collector
+	Close() error
+}
+
+// Clock is the time that all servers of one Index agree on.
+type Clock interface {
+	Now(ctx context.Context) (time.Time, error)
+}
+
+// Content says where the bytes of a digest are: in the Store under Key, or
+// Inline if Key is empty.
+type Content struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+	Key    Key           `json:"key,omitempty"`
+	Inline []byte        `json:"inline,omitempty"`
+}
+
+// Blobs is the role of the Index that names blobs. A digest has one content in
+// the whole Index, whatever the number of repositories that hold it; a
+// repository sees only what it holds.
+type Blobs interface {
+	// Blob returns the content that repo holds under d. Errors: ErrNotFound.
+	Blob(ctx context.Context, repo string, d digest.Digest) (Content, error)
+
+	// Promise is Blob for an answer that lets a client skip an upload. If d
+	// waits for review, the review is moved to grace from now, written only
+	// when less than half of grace is left. Errors: ErrNotFound.
+	Promise(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (Content, error)
+
+	// PutBlob lets repo hold put.Content and queues it for review. If the
+	// Index has content for that digest already, that one stays and put's key
+	// becomes an orphan, due at once. The content named is returned. The
+	// session put.Session ends. Errors: ErrNotFound if put.Content.Key was not
+	// announced by Intend or has been given up since.
+	PutBlob(ctx context.Context, put BlobPut) (Content, error)
+
+	// Mount lets repo hold what from holds under d, and queues it for review.
+	// Errors: ErrNotFound.
+	Mount(ctx context.Context, repo, from string, d digest.Digest, grace time.Duration) (Content, error)
+
+	// Holders returns up to n repositories that hold blob d, after the
+	// repository after, in ASCII order.
+	Holders(ctx context.Context, d digest.Digest, after string, n int) ([]string, error)
+
+	// DeleteBlob takes d from repo; other repositories keep it. Errors:
+	// ErrNotFound; ErrReferenced if a manifest of repo names it.
+	DeleteBlob(ctx context.Context, repo string, d digest.Digest) error
+}
+
+// BlobPut is a blob to be named.
+type BlobPut struct {
+	Repo    string
+	Content Content
+	Session string        // upload session that ends with this, if any
+	Grace   time.Duration // time until review
+}
+
+// Manifest is a manifest as the Index keeps it.
+type Manifest struct {
+	Content
+	MediaType    string            `json:"mediaType"`
+	ArtifactType string            `json:"artifactType,omitempty"` // as a referrer's descriptor shows it (image-spec, "Guidelines for Artifact Usage")
+	Annotations  map[string]string `json:"annotations,omitempty"`
+	Subject      digest.Digest     `json:"subject,omitempty"`
+	References   []Reference       `json:"references,omitempty"`
+	Pushed       time.Time         `json:"pushed"` // set by the Index, at the first push to this repository
+}
+
+// Reference is content that a manifest names.
+type Reference struct {
+	Digest   digest.Digest `json:"digest"`
+	Manifest bool          `json:"manifest,omitempty"` // child of an index: a manifest, or a blob if the repository holds no such manifest
+	Optional bool          `json:"optional,omitempty"` // need not exist: sparse, foreign, or inlined in the descriptor
+}
+
+// Manifests is the role of the Index that keeps manifests, their tags and what
+// they refer to.
+type Manifests interface {
+	// Manifest returns the manifest that repo holds under d. Errors:
+	// ErrNotFound.
+	Manifest(ctx context.Context, repo string, d digest.Digest) (Manifest, error)
+
+	// Tagged returns the manifest that tag names in repo. Errors: ErrNotFound.
+	Tagged(ctx context.Context, repo, tag string) (Manifest, error)
+
+	// PutManifest lets repo hold the manifest and moves all of put.Tags to it,
+	// in one transaction that also checks that everything it requires is held
+	// by repo. Errors: *MissingError; ErrConflict if a tag is not on
+	// put.IfMatch; ErrNotFound as in PutBlob.
+	PutManifest(ctx context.Context, put ManifestPut) error
+
+	// DeleteManifest takes manifest d and every tag on it from repo and queues
+	// what it referred to for review. Errors: ErrNotFound; ErrReferenced if an
+	// index of repo names it.
+	DeleteManifest(ctx context.Context, repo string, d digest.Digest, grace time.Duration) error
+
+	// DeleteTag takes the tag from repo and queues its manifest for review.
+	// Errors: ErrNotFound.
+	DeleteTag(ctx context.Context, repo, tag string, grace time.Duration) error
+
+	// Tags returns up to n tags of repo in ASCII order, after the tag after,
+	// which need not exist. Errors: ErrNotFound if repo holds nothing.
+	Tags(ctx context.Context, repo, after string, n int) ([]string, error)
+
+	// History returns up to n past and present targets of tag, latest first.
+	History(ctx context.Context, repo, tag string, n int) ([]TagChange, error)
+
+	// Repositories returns up to n repositories that hold a manifest, in ASCII
+	// order, after the repository after, which need not exist.
+	Repositories(ctx context.Context, after string, n int) ([]string, error)
+
+	// Referrers returns up to n descriptors of the manifests of repo whose
+	// subject is d, in order of their digests, after the digest after. If
+	// artifactType is not empty, only those of that type. An unknown
+	// repository or subject has none.
+	Referrers(ctx context.Context, repo string, d digest.Digest, artifactType string, after digest.Digest, n int) ([]v1.Descriptor, error)
+}
+
+// ManifestPut is a manifest to be named.
+type ManifestPut struct {
+	Repo     string
+	Manifest Manifest
+	Tags     []string
+	IfMatch  digest.Digest // if not empty, what every tag of Tags must be on now
+	Grace    time.Duration // time until review of what loses its name
+}
+
+// TagChange is one step in the life of a tag.
+type TagChange struct {
+	Digest digest.Digest `json:"digest"` // empty: the tag was deleted
+	Time   time.Time     `json:"time"`
+}
+
+// MissingError says what a manifest refers to and its repository does not hold.
+type MissingError struct {
+	Digests []digest.Digest
+}
+
+func (e *MissingError) Error() string {
+	s := make([]string, len(e.Digests))
+	for i, d := range e.Digests {
+		s[i] = d.String()
+	}
+	return fmt.Sprintf("manifest refers to content that the repository does not hold: %s", strings.Join(s, ", "))
+}
+
+// Session is an upload that a client may go on with.
+type Session struct {
+	ID      string      `json:"id"`
+	Repo    string      `json:"repo"`
+	Owner   string      `json:"owner"` // who began it; nobody else may go on
+	State   UploadState `json:"state"`
+	Updated time.Time   `json:"updated"` // set by the Index
+}
+
+// Sessions is the role of the Index that keeps upload sessions.
+type Sessions interface {
+	// PutSession writes the session, new or known.
+	PutSession(ctx context.Context, s Session) error
+
+	// Session returns the session id. Errors: ErrNotFound.
+	Session(ctx context.Context, id string) (Session, error)
+
+	// EndSession removes the session. Ending an absent one is no error.
+	EndSession(ctx context.Context, id string) error
+
+	// Idle returns up to n sessions that were last written before the given
+	// time, longest idle first.
+	Idle(ctx context.Context, before time.Time, n int) ([]Session, error)
+}
+
+// Collector is the role of the Index that finds what can go. It never looks at
+// everything: each event that may free something queues it for review.
+type Collector interface {
+	// Intend records that bytes are about to appear under key. If PutBlob or
+	// PutManifest does not name it within grace, it is an orphan.
+	Intend(ctx context.Context, key Key, grace time.Duration) error
+
+	// Review takes up to n due entries from the queue and condemns, in the same
+	// transaction, those that nothing refers to: from then on their repository
+	// does not hold them, and a key that no repository holds any more is an
+	// orphan, due at once. It returns what it did with each.
+	Review(ctx context.Context, policy ReviewPolicy, n int) ([]Verdict, error)
+
+	// Orphans returns up to n keys that were due before the given time,
+	// earliest first.
+	Orphans(ctx context.Context, before time.Time, n int) ([]Key, error)
+
+	// Forget removes the record of an orphan, after its bytes are gone.
+	Forget(ctx context.Context, key Key) error
+}
+
+// ReviewPolicy says what review may condemn.
+type ReviewPolicy struct {
+	Untagged bool          // manifests without tag, parent and subject
+	Grace    time.Duration // until review of what a condemned manifest referred to
+	DryRun   bool          // report only; change nothing
+}
+
+// Verdict is what review decided on one entry of the queue.
+type Verdict struct {
+	Repo      string
+	Digest    digest.Digest
+	Manifest  bool
+	Size      int64
+	Condemned bool
+	Why       string // for people: "tagged 1.2", "no manifest refers to it"
+}
+
+// IsNotFound is errors.Is(err, ErrNotFound).
+func IsNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

@@ -1,0 +1,128 @@
+// Package storage is the contract between berth and whatever keeps its data:
+// Store keeps bytes under opaque keys, Index keeps names, Records keeps the
+// rest. It imports no driver; storagetest holds every driver to it. The
+// reasons are in docs/design/0001-storage.md.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The errors a caller must tell apart. Drivers wrap them with what was
+// attempted on what; callers compare with errors.Is.
+var (
+	ErrNotFound   = errors.New("not found")
+	ErrMismatch   = errors.New("content does not match its digest")
+	ErrReferenced = errors.New("still referenced")
+	ErrConflict   = errors.New("changed by somebody else")
+	ErrHeld       = errors.New("held by somebody else")
+	ErrCompacted  = errors.New("cursor is too old")
+	ErrNoSpace    = errors.New("no space left")
+	ErrLocked     = errors.New("in use by another process")
+	ErrVersion    = errors.New("written by a newer berth")
+)
+
+// InlineMax is the largest content, in bytes, that the Index keeps itself.
+// Larger content goes to the Store. One synced transaction is then all that a
+// small blob or manifest costs.
+const InlineMax = 64 << 10
+
+// Key is where a Store keeps some bytes. Only the Store that made it knows
+// what it means: a path that holds digest and generation on disk, a random
+// object name in S3. Content that is stored again gets another key, so a late
+// delete of an old key never hits new content.
+type Key string
+
+// Store keeps bytes. Nothing in it can be found by digest: that is the Index's
+// business, so what a Store holds is invisible until the Index names it.
+type Store interface {
+	// Create opens an empty upload whose bytes are hashed with alg as they
+	// arrive. Errors: ErrNoSpace.
+	Create(ctx context.Context, alg digest.Algorithm) (Upload, error)
+
+	// Resume opens the upload that state describes, cut back to state.Size
+	// bytes. Errors: ErrNotFound if it is gone or holds fewer bytes.
+	Resume(ctx context.Context, state UploadState) (Upload, error)
+
+	// Discard removes the bytes of an upload that nobody has open. Discarding
+	// an absent upload is no error.
+	Discard(ctx context.Context, id string) error
+
+	// Uploads lists the ids of all uploads that hold bytes, in any order.
+	Uploads(ctx context.Context) iter.Seq2[string, error]
+
+	// Open opens committed bytes. Errors: ErrNotFound.
+	Open(ctx context.Context, key Key) (Blob, error)
+
+	// Delete removes committed bytes. Deleting an absent key is no error: the
+	// caller may be repeating what a crash interrupted.
+	Delete(ctx context.Context, key Key) error
+
+	// Keys lists all committed keys, in any order. It walks everything; only
+	// fsck and tests may call it.
+	Keys(ctx context.Context) iter.Seq2[Key, error]
+
+	Close() error
+}
+
+// Blob is committed content, open for reading. A driver whose bytes are files
+// embeds *os.File, so that they go out by sendfile.
+type Blob interface {
+	io.ReadSeekCloser
+	Size() int64
+}
+
+// UploadState is what a Store needs to open an upload again, in another
+// process or on another server.
+type UploadState struct {
+	ID        string           `json:"id"`
+	Size      int64            `json:"size"`             // bytes, all of them durable
+	Algorithm digest.Algorithm `json:"algorithm"`        // of Hash
+	Hash      []byte           `json:"hash"`             // encoding.BinaryMarshaler of the running hash
+	Driver    []byte           `json:"driver,omitempty"` // the driver's own, such as the parts of an S3 multipart upload
+}
+
+// Upload is content on its way in, used by one goroutine at a time. Its end is
+// in two steps, so that a crash between them leaves bytes that are found again:
+// Seal says where the bytes will be, the caller records that key in the Index
+// (Intend), and only then Commit puts them there. The function Commit of this
+// package does all three and names the blob.
+type Upload interface {
+	io.Writer // Errors: ErrNoSpace; Size tells how much was taken
+
+	ID() string
+	Size() int64 // bytes written so far
+
+	// Save makes all bytes written so far durable and returns the state from
+	// which Resume goes on.
+	Save(ctx context.Context) (UploadState, error)
+
+	// Seal verifies that the bytes hash to want, makes them durable and
+	// returns the key under which Commit will put them. If want names another
+	// algorithm than the upload was created with, the bytes are read once
+	// again. Errors: ErrMismatch; the upload is then gone.
+	Seal(ctx context.Context, want digest.Digest) (Key, error)
+
+	// Commit puts the sealed bytes under their key, durable also through a
+	// power cut when it returns nil.
+	Commit(ctx context.Context) error
+
+	// Close keeps the bytes, so that Resume can go on. After Commit or Abort
+	// it does nothing, so it can be deferred.
+	Close() error
+
+	// Abort drops the bytes. After Commit it does nothing.
+	Abort() error
+}
+
+// Drivers is a set of opened drivers, as the roof hands it to the rooms.
+type Drivers struct {
+	Store   Store
+	Index   Index
+	Records Records
+}
