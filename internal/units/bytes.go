@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+	"go.yaml.in/yaml/v3"
 )
 
 // Bytes is a size in bytes. It is written as a number with an optional unit
@@ -36,13 +37,12 @@ func (b Bytes) String() string {
 	return fmt.Sprintf("%dB", int64(b))
 }
 
-// UnmarshalText reads a size from configuration.
-func (b *Bytes) UnmarshalText(text []byte) error {
-	n, err := ParseBytes(string(text))
-	if err != nil {
-		return err
+// UnmarshalYAML reads a size from configuration. It fails as yaml's own types
+// do, so that the file's other mistakes are reported too.
+func (b *Bytes) UnmarshalYAML(value *yaml.Node) error {
+	if err := b.Set(value.Value); err != nil {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %v", value.Line, err)}}
 	}
-	*b = n
 	return nil
 }
 
@@ -50,7 +50,14 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
 // Set reads a size from a flag.
-func (b *Bytes) Set(s string) error { return b.UnmarshalText([]byte(s)) }
+func (b *Bytes) Set(s string) error {
+	n, err := ParseBytes(s)
+	if err != nil {
+		return err
+	}
+	*b = n
+	return nil
+}
 
 // Type names the value in a flag's help.
 func (*Bytes) Type() string { return "size" }
