@@ -1,0 +1,3 @@
+module berth.internal/conformance
+
+go 1.26
