@@ -52,7 +52,8 @@ type Blobs interface {
 
 	// Promise is Blob for an answer that lets a client skip an upload. If d
 	// waits for review, the review is moved to grace from now, written only
-	// when less than half of grace is left. Errors: ErrNotFound.
+	// when less than half of grace is left. Otherwise it is a read. No event
+	// moves a review to an earlier time. Errors: ErrNotFound.
 	Promise(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (Content, error)
 
 	// PutBlob lets repo hold put.Content and queues it for review. If the
@@ -131,6 +132,7 @@ type Manifests interface {
 	Tags(ctx context.Context, repo, after string, n int) ([]string, error)
 
 	// History returns up to n past and present targets of tag, latest first.
+	// The Index remembers the last HistoryMax, also of a tag that is gone.
 	History(ctx context.Context, repo, tag string, n int) ([]TagChange, error)
 
 	// Repositories returns up to n repositories that hold a manifest, in ASCII
@@ -152,6 +154,9 @@ type ManifestPut struct {
 	IfMatch  digest.Digest // if not empty, what every tag of Tags must be on now
 	Grace    time.Duration // time until review of what loses its name
 }
+
+// HistoryMax is how many changes of a tag the Index remembers.
+const HistoryMax = 1000
 
 // TagChange is one step in the life of a tag.
 type TagChange struct {
@@ -210,9 +215,10 @@ type Collector interface {
 	// orphan, due at once. It returns what it did with each.
 	Review(ctx context.Context, policy ReviewPolicy, n int) ([]Verdict, error)
 
-	// Orphans returns up to n keys that were due before the given time,
-	// earliest first.
-	Orphans(ctx context.Context, before time.Time, n int) ([]Key, error)
+	// Orphans returns up to n keys that were due at the time until or before,
+	// earliest first. A key that is due can no longer be named, so its bytes
+	// may go. Only who has all data to itself may ask for a time after Now.
+	Orphans(ctx context.Context, until time.Time, n int) ([]Key, error)
 
 	// Forget removes the record of an orphan, after its bytes are gone.
 	Forget(ctx context.Context, key Key) error
@@ -220,7 +226,7 @@ type Collector interface {
 
 // ReviewPolicy says what review may condemn.
 type ReviewPolicy struct {
-	Untagged bool          // manifests without tag, parent and subject
+	Untagged bool          // manifests without tag, parent and subject; if false they are kept
 	Grace    time.Duration // until review of what a condemned manifest referred to
 	DryRun   bool          // report only; change nothing
 }

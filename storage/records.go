@@ -6,10 +6,10 @@ import (
 )
 
 // Records keeps everything else that must be true on every server: users, keys,
-// policies, nodes, apps, rollouts, leases. A key is a path of at most 512
-// bytes, such as "users/ann"; a value is at most 1 MiB and the caller's
-// affair. Every change gets the next revision of the whole Records, so that
-// revisions order changes and serve as cursors.
+// policies, nodes, apps, rollouts, leases. A key is a path of at most
+// RecordKeyMax bytes, such as "users/ann"; a value is at most RecordMax bytes
+// and the caller's affair. Every change gets the next revision of the whole
+// Records, so that revisions order changes and serve as cursors.
 type Records interface {
 	// Get returns the record at key. Errors: ErrNotFound.
 	Get(ctx context.Context, key string) (Record, error)
@@ -31,7 +31,7 @@ type Records interface {
 	// most n, and the cursor to go on from. If there are none it waits until
 	// there is one or ctx ends; then it returns ctx's error. Of several changes
 	// of one key it may return only the last. Errors: ErrCompacted if changes
-	// after cursor were dropped: List again.
+	// after cursor were dropped, or cursor is of other data: List again.
 	Watch(ctx context.Context, prefix string, cursor uint64, n int) (changes []Change, next uint64, err error)
 
 	// Acquire takes or renews the lease at name for holder until ttl from now.
@@ -41,6 +41,12 @@ type Records interface {
 	// Release gives the lease back. Errors: ErrHeld if another holder has it.
 	Release(ctx context.Context, name, holder string) error
 }
+
+// Limits of a record, in bytes.
+const (
+	RecordKeyMax = 512
+	RecordMax    = 1 << 20
+)
 
 // Record is a value with the revision of its last change.
 type Record struct {

@@ -53,7 +53,8 @@ type Store interface {
 	// an absent upload is no error.
 	Discard(ctx context.Context, id string) error
 
-	// Uploads lists the ids of all uploads that hold bytes, in any order.
+	// Uploads lists the ids of all uploads whose bytes outlive the process, in
+	// any order: those that were saved, and some that were not.
 	Uploads(ctx context.Context) iter.Seq2[string, error]
 
 	// Open opens committed bytes. Errors: ErrNotFound.
@@ -91,7 +92,8 @@ type UploadState struct {
 // in two steps, so that a crash between them leaves bytes that are found again:
 // Seal says where the bytes will be, the caller records that key in the Index
 // (Intend), and only then Commit puts them there. The function Commit of this
-// package does all three and names the blob.
+// package does all three and names the blob. Small content ends with Inline
+// instead, and no Store holds it.
 type Upload interface {
 	io.Writer // Errors: ErrNoSpace; Size tells how much was taken
 
@@ -101,6 +103,11 @@ type Upload interface {
 	// Save makes all bytes written so far durable and returns the state from
 	// which Resume goes on.
 	Save(ctx context.Context) (UploadState, error)
+
+	// Inline verifies that the bytes, at most InlineMax, hash to want, and
+	// returns them, to be kept by the Index; Abort then ends the upload.
+	// Errors: ErrMismatch; the upload is then gone.
+	Inline(ctx context.Context, want digest.Digest) ([]byte, error)
 
 	// Seal verifies that the bytes hash to want, makes them durable and
 	// returns the key under which Commit will put them. If want names another
@@ -112,8 +119,8 @@ type Upload interface {
 	// power cut when it returns nil.
 	Commit(ctx context.Context) error
 
-	// Close keeps the bytes, so that Resume can go on. After Commit or Abort
-	// it does nothing, so it can be deferred.
+	// Close keeps what was saved, so that Resume can go on. After Commit or
+	// Abort it does nothing, so it can be deferred.
 	Close() error
 
 	// Abort drops the bytes. After Commit it does nothing.

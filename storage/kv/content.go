@@ -1,0 +1,171 @@
+package kv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"time"
+
+	"berth.internal/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+// A digest has one row of kindContent while any repository holds it, as a blob
+// or as a manifest, and one row of kindHolder for each of them. The row does
+// not change; it goes with the last holder.
+
+func holdKey(h holding, repo string, d digest.Digest) key {
+	kind := byte(kindBlob)
+	if h == asManifest {
+		kind = kindManifest
+	}
+	return makeKey(kind).field(repo).last(d.String())
+}
+
+func holderKey(d digest.Digest) key { return makeKey(kindHolder).field(d.String()) }
+
+func contentKey(d digest.Digest) key { return makeKey(kindContent).last(d.String()) }
+
+func inlineKey(n uint64) key { return makeKey(kindInline).number(n) }
+
+// content returns the content of a digest that is held.
+func (t tx) content(d digest.Digest) (storage.Content, error) {
+	p, ok, err := t.place(d)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %s is held, but has no content", errDamaged, d)
+	}
+	if err != nil {
+		return storage.Content{}, err
+	}
+	c := storage.Content{Digest: d, Size: p.size, Key: p.key}
+	if p.key == "" && p.size > 0 {
+		data := t.Get(inlineKey(p.inline))
+		if int64(len(data)) != p.size {
+			return storage.Content{}, fmt.Errorf("%w: %s has %d bytes of %d", errDamaged, d, len(data), p.size)
+		}
+		c.Inline = bytes.Clone(data)
+	}
+	return c, nil
+}
+
+// place returns where the bytes of d are, if any repository holds it.
+func (t tx) place(d digest.Digest) (p place, ok bool, err error) {
+	v := t.Get(contentKey(d))
+	if v == nil {
+		return place{}, false, nil
+	}
+	p, err = readPlace(v)
+	return p, true, err
+}
+
+// store gives the digest of c its content. If it has one already, that stays,
+// and a key that c brings becomes an orphan.
+func (t tx) store(c storage.Content) error {
+	p, known, err := t.place(c.Digest)
+	if err != nil {
+		return err
+	}
+	if c.Key != "" && known && p.key == c.Key {
+		return nil // the caller repeats itself
+	}
+	if c.Key != "" {
+		if err := t.claim(c.Key); err != nil {
+			return err
+		}
+		if known {
+			t.orphan(c.Key, t.now)
+			return nil
+		}
+	}
+	if known {
+		return nil
+	}
+	p = place{size: c.Size, key: c.Key}
+	if c.Key == "" && c.Size > 0 {
+		p.inline = t.next("inline")
+		t.Put(inlineKey(p.inline), c.Inline)
+	}
+	t.Put(contentKey(c.Digest), p.row())
+	return nil
+}
+
+// checkInline refuses content that says one thing and holds another.
+func checkInline(c storage.Content) error {
+	switch {
+	case c.Key != "" && c.Inline != nil:
+		return fmt.Errorf("content %s is inline and has a key", c.Digest)
+	case c.Key == "" && int64(len(c.Inline)) != c.Size:
+		return fmt.Errorf("content %s of %d bytes brings %d", c.Digest, c.Size, len(c.Inline))
+	case len(c.Inline) > storage.InlineMax:
+		return fmt.Errorf("content %s of %d bytes is too large to be inline", c.Digest, c.Size)
+	}
+	return nil
+}
+
+// drop takes d from repo. With the last holder the content goes too.
+func (t tx) drop(h holding, repo string, d digest.Digest) error {
+	t.Delete(holdKey(h, repo, d))
+	t.Delete(holderKey(d).holding(h).last(repo))
+	t.unqueue(h, repo, d)
+	if _, held := t.first(holderKey(d)); held {
+		return nil
+	}
+	p, ok, err := t.place(d)
+	if err != nil || !ok {
+		return err
+	}
+	t.Delete(contentKey(d))
+	if p.key != "" {
+		t.orphan(p.key, t.now)
+	} else if p.size > 0 {
+		t.Delete(inlineKey(p.inline))
+	}
+	return nil
+}
+
+func orphanAtKey(k storage.Key) key { return makeKey(kindOrphanAt).last(string(k)) }
+
+func orphanKey(due int64, k storage.Key) key {
+	return makeKey(kindOrphan).time(due).last(string(k))
+}
+
+// orphan makes k an orphan that is due then.
+func (t tx) orphan(k storage.Key, due int64) {
+	t.forget(k)
+	t.mark(orphanKey(due, k))
+	t.Put(orphanAtKey(k), binary.BigEndian.AppendUint64(nil, uint64(due)))
+}
+
+// forget removes k from the orphans and returns when it was due.
+func (t tx) forget(k storage.Key) (due int64, ok bool) {
+	v := t.Get(orphanAtKey(k))
+	if len(v) != 8 {
+		return 0, false
+	}
+	due = int64(binary.BigEndian.Uint64(v))
+	t.Delete(orphanKey(due, k))
+	t.Delete(orphanAtKey(k))
+	return due, true
+}
+
+// claim takes a key that Intend announced out of the orphans, for a name. A key
+// that is due may be losing its bytes at this moment.
+func (t tx) claim(k storage.Key) error {
+	due, ok := t.forget(k)
+	if !ok {
+		return fmt.Errorf("key %s was not announced: %w", k, storage.ErrNotFound)
+	}
+	if due <= t.now {
+		return fmt.Errorf("key %s was given up: %w", k, storage.ErrNotFound)
+	}
+	return nil
+}
+
+// after is the time grace from now. A grace without end does not wrap around.
+func (t tx) after(grace time.Duration) int64 {
+	if grace > 0 && t.now > math.MaxInt64-int64(grace) {
+		return math.MaxInt64
+	}
+	return t.now + int64(grace)
+}

@@ -1,0 +1,55 @@
+package kv
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"berth.internal/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+// parentKey begins the rows of the manifests of repo that refer to d.
+func parentKey(repo string, d digest.Digest) key {
+	return makeKey(kindParent).field(repo).field(d.String())
+}
+
+// referrerKey begins the rows of the manifests of repo whose subject is d.
+func referrerKey(repo string, d digest.Digest) key {
+	return makeKey(kindReferrer).field(repo).field(d.String())
+}
+
+// referrerTypeKey begins the rows of those of one artifact type. It comes from
+// the manifest as it is, of any length and with any bytes, so the key holds its
+// hash.
+func referrerTypeKey(repo string, d digest.Digest, artifactType string) key {
+	h := sha256.Sum256([]byte(artifactType))
+	return append(makeKey(kindReferTyp).field(repo).field(d.String()), h[:]...)
+}
+
+// link writes the rows that lead back from what m names to m.
+func (t tx) link(repo string, m storage.Manifest) {
+	for _, ref := range m.References {
+		t.mark(parentKey(repo, ref.Digest).last(m.Digest.String()))
+	}
+	if m.Subject != "" {
+		t.mark(referrerKey(repo, m.Subject).last(m.Digest.String()))
+		t.mark(referrerTypeKey(repo, m.Subject, m.ArtifactType).last(m.Digest.String()))
+	}
+}
+
+// unlink removes what link wrote and queues what m referred to.
+func (t tx) unlink(repo string, m storage.Manifest, grace time.Duration) {
+	for _, ref := range m.References {
+		t.Delete(parentKey(repo, ref.Digest).last(m.Digest.String()))
+		// In both ways: which of them kept it depends on what came when.
+		for _, h := range []holding{asBlob, asManifest} {
+			if t.has(holdKey(h, repo, ref.Digest)) {
+				t.queue(h, repo, ref.Digest, grace)
+			}
+		}
+	}
+	if m.Subject != "" {
+		t.Delete(referrerKey(repo, m.Subject).last(m.Digest.String()))
+		t.Delete(referrerTypeKey(repo, m.Subject, m.ArtifactType).last(m.Digest.String()))
+	}
+}

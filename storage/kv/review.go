@@ -1,0 +1,196 @@
+package kv
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"berth.internal/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+// entry is a row of the queue: what repo holds as digest is reviewed when due.
+type entry struct {
+	due    int64
+	as     holding
+	repo   string
+	digest digest.Digest
+}
+
+func reviewAtKey(h holding, repo string, d digest.Digest) key {
+	return makeKey(kindReviewAt).holding(h).field(repo).last(d.String())
+}
+
+func reviewKey(due int64, h holding, repo string, d digest.Digest) key {
+	return makeKey(kindReview).time(due).holding(h).field(repo).last(d.String())
+}
+
+// queue sets the review of what repo holds under d to grace from now. A review
+// that is due later stays where it is: somebody was promised that time.
+func (t tx) queue(h holding, repo string, d digest.Digest, grace time.Duration) {
+	due := t.after(grace)
+	if was, ok := t.reviewAt(h, repo, d); ok {
+		if was >= due {
+			return
+		}
+		t.Delete(reviewKey(was, h, repo, d))
+	}
+	t.mark(reviewKey(due, h, repo, d))
+	t.Put(reviewAtKey(h, repo, d), binary.BigEndian.AppendUint64(nil, uint64(due)))
+}
+
+// unqueue removes the review of what repo holds under d.
+func (t tx) unqueue(h holding, repo string, d digest.Digest) {
+	if due, ok := t.reviewAt(h, repo, d); ok {
+		t.Delete(reviewKey(due, h, repo, d))
+		t.Delete(reviewAtKey(h, repo, d))
+	}
+}
+
+// reviewAt returns when the review of what repo holds under d is due, if it is
+// queued.
+func (t tx) reviewAt(h holding, repo string, d digest.Digest) (due int64, ok bool) {
+	v := t.Get(reviewAtKey(h, repo, d))
+	if len(v) != 8 {
+		return 0, false
+	}
+	return int64(binary.BigEndian.Uint64(v)), true
+}
+
+// Review implements storage.Collector.
+func (x *Index) Review(ctx context.Context, policy storage.ReviewPolicy, n int) (list []storage.Verdict, err error) {
+	run := x.update
+	if policy.DryRun {
+		run = x.view
+	}
+	err = run(ctx, func(t tx) error {
+		list, err = t.review(policy, n)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error) {
+	var list []storage.Verdict
+	for _, e := range t.due(n) {
+		v, err := t.judge(e, policy)
+		if err != nil {
+			return nil, fmt.Errorf("review %s in %s: %w", e.digest, e.repo, err)
+		}
+		list = append(list, v)
+		if policy.DryRun {
+			continue
+		}
+		if err := t.carryOut(e, v, policy); err != nil {
+			return nil, fmt.Errorf("condemn %s in %s: %w", e.digest, e.repo, err)
+		}
+	}
+	return list, nil
+}
+
+// due returns up to n entries that are due.
+func (t tx) due(n int) []entry {
+	var list []entry
+	for rest := range t.scan(makeKey(kindReview), "") {
+		due, rest, ok := cutNumber(rest)
+		if len(list) >= n || int64(due) > t.now || !ok || rest == "" {
+			break
+		}
+		e := entry{due: int64(due), as: holding(rest[0])}
+		repo, d := cut(rest[1:])
+		e.repo, e.digest = repo, digest.Digest(d)
+		list = append(list, e)
+	}
+	return list
+}
+
+// judge decides on e.
+func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error) {
+	v := storage.Verdict{Repo: e.repo, Digest: e.digest, Manifest: e.as == asManifest}
+	if !t.has(holdKey(e.as, e.repo, e.digest)) {
+		v.Why = "it is no longer held"
+		return v, nil
+	}
+	p, _, err := t.place(e.digest)
+	if err != nil {
+		return v, err
+	}
+	v.Size = p.size
+	if parent, ok := t.first(parentKey(e.repo, e.digest)); ok {
+		v.Why = "manifest " + parent + " refers to it"
+		return v, nil
+	}
+	if e.as == asBlob {
+		v.Condemned, v.Why = true, "no manifest refers to it"
+		return v, nil
+	}
+	m, err := t.manifestRow(e.repo, e.digest)
+	if err != nil {
+		return v, err
+	}
+	tag, tagged := t.first(tagOfKey(e.repo, e.digest))
+	switch {
+	case tagged:
+		v.Why = "tagged " + tag
+	case m.Subject != "" && t.has(holdKey(asManifest, e.repo, m.Subject)):
+		v.Why = "its subject " + m.Subject.String() + " is there"
+	case !policy.Untagged:
+		v.Why = "untagged manifests are kept"
+	case m.Subject != "":
+		v.Condemned, v.Why = true, "untagged, and its subject "+m.Subject.String()+" is gone"
+	default:
+		v.Condemned, v.Why = true, "untagged"
+	}
+	return v, nil
+}
+
+// carryOut does what v says and takes e from the queue.
+func (t tx) carryOut(e entry, v storage.Verdict, policy storage.ReviewPolicy) error {
+	switch {
+	case !v.Condemned:
+		t.unqueue(e.as, e.repo, e.digest)
+		return nil
+	case e.as == asBlob:
+		return t.drop(asBlob, e.repo, e.digest)
+	}
+	m, err := t.manifestRow(e.repo, e.digest)
+	if err != nil {
+		return err
+	}
+	return t.dropManifest(e.repo, m, policy.Grace)
+}
+
+// Intend implements storage.Collector.
+func (x *Index) Intend(ctx context.Context, k storage.Key, grace time.Duration) error {
+	return x.update(ctx, func(t tx) error {
+		t.orphan(k, t.after(grace))
+		return nil
+	})
+}
+
+// Orphans implements storage.Collector.
+func (x *Index) Orphans(ctx context.Context, until time.Time, n int) (keys []storage.Key, err error) {
+	err = x.view(ctx, func(t tx) error {
+		for rest := range t.scan(makeKey(kindOrphan), "") {
+			due, k, _ := cutNumber(rest)
+			if len(keys) >= n || int64(due) > toNanos(until) {
+				return nil
+			}
+			keys = append(keys, storage.Key(k))
+		}
+		return nil
+	})
+	return keys, err
+}
+
+// Forget implements storage.Collector.
+func (x *Index) Forget(ctx context.Context, k storage.Key) error {
+	return x.update(ctx, func(t tx) error {
+		t.forget(k)
+		return nil
+	})
+}

@@ -1,0 +1,94 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"berth.internal/storage"
+)
+
+func sessionKey(id string) key { return makeKey(kindSession).last(id) }
+
+func idleKey(s storage.Session) key {
+	return makeKey(kindIdle).time(toNanos(s.Updated)).last(s.ID)
+}
+
+// PutSession implements storage.Sessions.
+func (x *Index) PutSession(ctx context.Context, s storage.Session) error {
+	return x.update(ctx, func(t tx) error {
+		if err := t.endSession(s.ID); err != nil {
+			return err
+		}
+		s.Updated = fromNanos(t.now)
+		v, err := json.Marshal(s)
+		if err != nil {
+			return fmt.Errorf("write session %s: %w", s.ID, err)
+		}
+		t.Put(sessionKey(s.ID), v)
+		t.mark(idleKey(s))
+		return nil
+	})
+}
+
+// Session implements storage.Sessions.
+func (x *Index) Session(ctx context.Context, id string) (s storage.Session, err error) {
+	err = x.view(ctx, func(t tx) error {
+		var ok bool
+		s, ok, err = t.session(id)
+		if err == nil && !ok {
+			err = fmt.Errorf("session %s: %w", id, storage.ErrNotFound)
+		}
+		return err
+	})
+	return s, err
+}
+
+func (t tx) session(id string) (s storage.Session, ok bool, err error) {
+	v := t.Get(sessionKey(id))
+	if v == nil {
+		return s, false, nil
+	}
+	if err := json.Unmarshal(v, &s); err != nil {
+		return s, false, fmt.Errorf("%w: session %s: %w", errDamaged, id, err)
+	}
+	return s, true, nil
+}
+
+// EndSession implements storage.Sessions.
+func (x *Index) EndSession(ctx context.Context, id string) error {
+	return x.update(ctx, func(t tx) error { return t.endSession(id) })
+}
+
+func (t tx) endSession(id string) error {
+	s, ok, err := t.session(id)
+	if err != nil || !ok {
+		return err
+	}
+	t.Delete(sessionKey(id))
+	t.Delete(idleKey(s))
+	return nil
+}
+
+// Idle implements storage.Sessions.
+func (x *Index) Idle(ctx context.Context, before time.Time, n int) (list []storage.Session, err error) {
+	err = x.view(ctx, func(t tx) error {
+		for rest := range t.scan(makeKey(kindIdle), "") {
+			updated, id, _ := cutNumber(rest)
+			if len(list) >= n || int64(updated) >= toNanos(before) {
+				return nil
+			}
+			s, ok, err := t.session(id)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return fmt.Errorf("%w: session %s is listed only", errDamaged, id)
+			}
+			list = append(list, s)
+		}
+		return nil
+	})
+	return list, err
+}
