@@ -6,9 +6,13 @@ package storage
 
 import (
 	"context"
+	_ "crypto/sha256" // the algorithms that every Store knows
+	_ "crypto/sha512"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -26,6 +30,15 @@ var (
 	ErrLocked     = errors.New("in use by another process")
 	ErrVersion    = errors.New("written by a newer berth")
 )
+
+// NoSpace returns err, wrapped in ErrNoSpace if it says that a disk or a quota
+// is full.
+func NoSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
 
 // InlineMax is the largest content, in bytes, that the Index keeps itself.
 // Larger content goes to the Store. One synced transaction is then all that a

@@ -4,6 +4,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -52,12 +53,17 @@ type Tx interface {
 type Options struct {
 	// Now tells the time. Default time.Now.
 	Now func() time.Time
+
+	// Changes is how many changes of records Watch can look back on. Default
+	// 65536.
+	Changes uint64
 }
 
 // Index is storage.Index and storage.Records over a DB.
 type Index struct {
 	db      DB
 	clock   clock
+	changes uint64
 	changed broadcast
 }
 
@@ -71,7 +77,7 @@ func New(db DB, o Options) *Index {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Index{db: db, clock: clock{now: o.Now}}
+	return &Index{db: db, clock: clock{now: o.Now}, changes: cmp.Or(o.Changes, 1<<16)}
 }
 
 // Close closes the DB.

@@ -10,9 +10,6 @@ import (
 	"berth.internal/storage"
 )
 
-// changesMax is how many changes Watch can look back on.
-const changesMax = 1 << 16
-
 // changeDeleted is the flag of a change that removed its record.
 const changeDeleted = 1
 
@@ -94,7 +91,7 @@ func (x *Index) Put(ctx context.Context, k string, value []byte, rev uint64) (ne
 		if old.Revision != rev {
 			return fmt.Errorf("put record %s: at revision %d, not %d: %w", k, old.Revision, rev, storage.ErrConflict)
 		}
-		next = t.change(k, false)
+		next = x.change(t, k, false)
 		t.Put(recordKey(k), append(binary.BigEndian.AppendUint64(makeRow(), next), value...))
 		return nil
 	})
@@ -117,7 +114,7 @@ func (x *Index) Delete(ctx context.Context, k string, rev uint64) error {
 		case old.Revision != rev:
 			return fmt.Errorf("delete record %s: at revision %d, not %d: %w", k, old.Revision, rev, storage.ErrConflict)
 		}
-		t.change(k, true)
+		x.change(t, k, true)
 		t.Delete(recordKey(k))
 		return nil
 	})
@@ -129,15 +126,15 @@ func (x *Index) Delete(ctx context.Context, k string, rev uint64) error {
 
 // change gives the change of k the next revision, notes it for Watch, and lets
 // the oldest change go when there are too many.
-func (t tx) change(k string, deleted bool) uint64 {
+func (x *Index) change(t tx, k string, deleted bool) uint64 {
 	flags := uint64(0)
 	if deleted {
 		flags = changeDeleted
 	}
 	rev := t.next("revision")
 	t.Put(changeKey(rev), makeRow().text(k).uint(flags))
-	if rev > changesMax {
-		t.Delete(changeKey(rev - changesMax))
+	if rev > x.changes {
+		t.Delete(changeKey(rev - x.changes))
 	}
 	return rev
 }
@@ -147,7 +144,7 @@ func (x *Index) Watch(ctx context.Context, prefix string, cursor uint64, n int) 
 	for {
 		changed := x.changed.wait() // before the look, so that nothing comes between
 		err := x.view(ctx, func(t tx) error {
-			list, next, err = t.changes(prefix, cursor, n)
+			list, next, err = x.since(t, prefix, cursor, n)
 			return err
 		})
 		if err != nil {
@@ -165,11 +162,11 @@ func (x *Index) Watch(ctx context.Context, prefix string, cursor uint64, n int) 
 	}
 }
 
-// changes returns up to n changes below prefix after cursor, and the revision
+// since returns up to n changes below prefix after cursor, and the revision
 // up to which it looked.
-func (t tx) changes(prefix string, cursor uint64, n int) ([]storage.Change, uint64, error) {
+func (x *Index) since(t tx, prefix string, cursor uint64, n int) ([]storage.Change, uint64, error) {
 	last := t.count("revision")
-	if cursor > last || last-cursor > changesMax {
+	if cursor > last || last-cursor > x.changes {
 		return nil, cursor, fmt.Errorf("watch %s from revision %d of %d: %w", prefix, cursor, last, storage.ErrCompacted)
 	}
 	var list []storage.Change

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"maps"
 	"slices"
@@ -119,6 +120,9 @@ func (u *upload) Write(p []byte) (int, error) {
 }
 
 func (u *upload) Save(ctx context.Context) (storage.UploadState, error) {
+	if u.done {
+		return storage.UploadState{}, fmt.Errorf("save upload %s: %w", u.id, fs.ErrClosed)
+	}
 	u.store.mu.Lock()
 	defer u.store.mu.Unlock()
 	if u.store.uploads == nil {
@@ -148,6 +152,9 @@ func (u *upload) Seal(ctx context.Context, want digest.Digest) (storage.Key, err
 
 // verify drops the upload if its bytes do not hash to want.
 func (u *upload) verify(want digest.Digest) error {
+	if u.done {
+		return fmt.Errorf("verify upload %s: %w", u.id, fs.ErrClosed)
+	}
 	if err := want.Validate(); err != nil {
 		return fmt.Errorf("verify upload %s: %w", u.id, err)
 	}

@@ -1,0 +1,128 @@
+// Package bolt keeps names and records in one bbolt file. Writers that come
+// together share a transaction and its fsync.
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"time"
+
+	"berth.internal/internal/durable"
+	"berth.internal/storage"
+	"berth.internal/storage/kv"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// mapSize is how much address space the file gets at first, in bytes. While it
+// fits, growing the file does not wait for readers. It is not memory.
+const mapSize = 1 << 30
+
+// Index is a storage.Index and storage.Records in a file.
+type Index struct {
+	*kv.Index
+	db *db
+}
+
+// Open opens the file at path, or makes it. Errors: storage.ErrLocked if
+// another process has it open.
+func Open(path string, o kv.Options) (*Index, error) {
+	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:         time.Millisecond, // one attempt
+		FreelistType:    bbolt.FreelistMapType,
+		NoFreelistSync:  true, // else each commit writes the list of all free pages; Open finds them again
+		InitialMmapSize: mapSize,
+		NoStatistics:    true,
+	})
+	if errors.Is(err, berrors.ErrTimeout) {
+		err = storage.ErrLocked
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open index %s: %w", path, err)
+	}
+	err = b.Update(func(t *bbolt.Tx) error {
+		_, err := t.CreateBucketIfNotExists(bucket())
+		return err
+	})
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path)) // the file may be new
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open index %s: %w", path, storage.NoSpace(err)), b.Close())
+	}
+	d := newDB(b)
+	return &Index{Index: kv.New(d, o), db: d}, nil
+}
+
+// Metrics returns what is measured about commits.
+func (x *Index) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{x.db.seconds, x.db.batch}
+}
+
+// bucket is the one bucket that holds all rows.
+func bucket() []byte { return []byte("rows") }
+
+// tx is a kv.Tx. It remembers how to undo what it wrote, so that one of several
+// functions in a bbolt transaction can fail alone.
+type tx struct {
+	rows *bbolt.Bucket
+	undo []change
+	err  error // of the first write that bbolt refused
+}
+
+// change is a key and what it held before; nil is nothing.
+type change struct{ key, value []byte }
+
+func (t *tx) Get(key []byte) []byte { return t.rows.Get(key) }
+
+func (t *tx) Put(key, value []byte) {
+	if t.err == nil && len(value) == 0 {
+		t.err = fmt.Errorf("put %q: empty value", key)
+	}
+	if t.err != nil {
+		return
+	}
+	old := t.rows.Get(key)
+	if t.err = t.rows.Put(key, value); t.err == nil {
+		t.undo = append(t.undo, change{key, old})
+	}
+}
+
+func (t *tx) Delete(key []byte) {
+	old := t.rows.Get(key)
+	if t.err != nil || old == nil {
+		return
+	}
+	if t.err = t.rows.Delete(key); t.err == nil {
+		t.undo = append(t.undo, change{key, old})
+	}
+}
+
+func (t *tx) Ascend(from []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(k, v []byte) bool) {
+		c := t.rows.Cursor()
+		for k, v := c.Seek(from); k != nil && yield(k, v); k, v = c.Next() {
+		}
+	}
+}
+
+// rollback undoes all writes, the last one first.
+func (t *tx) rollback() error {
+	for len(t.undo) > 0 {
+		c := t.undo[len(t.undo)-1]
+		t.undo = t.undo[:len(t.undo)-1]
+		var err error
+		if c.value == nil {
+			err = t.rows.Delete(c.key)
+		} else {
+			err = t.rows.Put(c.key, c.value)
+		}
+		if err != nil {
+			return fmt.Errorf("undo: %w", err)
+		}
+	}
+	return nil
+}
