@@ -21,3 +21,5 @@ func newData(_ *testing.T, now func() time.Time) func() storagetest.Data {
 	x := mem.NewIndex(kv.Options{Now: now})
 	return func() storagetest.Data { return x }
 }
+
+func TestIndex(t *testing.T) { storagetest.TestIndex(t, newData) }

@@ -474,9 +474,3 @@ func testStoreConcurrent(t *testing.T, f *storeFixture) {
 	wg.Wait()
 	f.lists(nil, nil)
 }
-
-// Data is an Index and the Records beside it.
-type Data interface {
-	storage.Index
-	storage.Records
-}

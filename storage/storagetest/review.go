@@ -1,0 +1,159 @@
+package storagetest
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"berth.internal/storage"
+	"github.com/opencontainers/go-digest"
+)
+
+func testReviewRules(t *testing.T, f *fixture) {
+	used, unused := f.blob("repo", "used"), f.blob("repo", "unused")
+	sparse := f.blob("repo", "optional, but used")
+	f.blob("other", "used") // nothing refers to it there
+	m := image("tagged", layers(used)...)
+	m.References = append(m.References, storage.Reference{Digest: sparse, Optional: true})
+	tagged := f.push("repo", m, "latest")
+	child := f.push("repo", image("child"))
+	parent := f.push("repo", image("parent", children(child)...), "index")
+	untagged := f.push("repo", image("untagged"))
+	referrer, dangling := image("referrer"), image("dangling")
+	referrer.Subject, dangling.Subject = tagged, digest.FromString("nothing")
+	f.push("repo", referrer)
+	f.push("repo", dangling)
+	f.clock.add(grace)
+
+	verdict := func(repo string, d digest.Digest, untaggedToo bool) storage.Verdict {
+		t.Helper()
+		list, err := f.Review(t.Context(), storage.ReviewPolicy{Untagged: untaggedToo, DryRun: true}, 100)
+		f.ok(err)
+		i := slices.IndexFunc(list, func(v storage.Verdict) bool { return v.Repo == repo && v.Digest == d })
+		if i < 0 {
+			t.Fatalf("no verdict on %s in %s: %v", d, repo, list)
+		}
+		return list[i]
+	}
+	for _, tc := range []struct {
+		name, repo         string
+		digest             digest.Digest
+		untagged, manifest bool
+		condemned          bool
+	}{
+		{"blob in use", "repo", used, true, false, false},
+		{"blob in use as an option", "repo", sparse, true, false, false},
+		{"blob not in use", "repo", unused, false, false, true},
+		{"blob in use elsewhere", "other", used, true, false, true},
+		{"child", "repo", child, true, true, false},
+		{"untagged, by policy kept", "repo", untagged, false, true, false},
+		{"untagged", "repo", untagged, true, true, true},
+		{"referrer", "repo", referrer.Digest, true, true, false},
+		{"dangling, by policy kept", "repo", dangling.Digest, false, true, false},
+		{"dangling", "repo", dangling.Digest, true, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			v := verdict(tc.repo, tc.digest, tc.untagged)
+			if v.Condemned != tc.condemned || v.Manifest != tc.manifest || v.Size == 0 || v.Why == "" {
+				t.Errorf("verdict %+v, want condemned %v, manifest %v", v, tc.condemned, tc.manifest)
+			}
+		})
+	}
+	got := f.collect(storage.ReviewPolicy{Untagged: true})
+	slices.Sort(got)
+	want := []digest.Digest{unused, used, untagged, dangling.Digest} // used in other
+	slices.Sort(want)
+	equal(t, "condemned", got, want...)
+	for _, d := range []digest.Digest{tagged, child, parent, referrer.Digest} {
+		f.hasManifest("repo", d, true)
+	}
+	f.hasManifest("repo", untagged, false)
+	f.hasBlob("repo", used, true)
+	f.hasBlob("other", used, false)
+}
+
+func testReviewCascade(t *testing.T, f *fixture) {
+	// An index, its child, the child's layer, a signature of the child, a
+	// signature of that: all go once the tag is gone, step by step.
+	policy := storage.ReviewPolicy{Untagged: true, Grace: time.Minute}
+	layer := f.announced("repo", "layer", "key").Digest
+	child := f.push("repo", image("child", layers(layer)...))
+	sig, sigsig := image("signature"), image("signature of the signature")
+	sig.Subject, sigsig.Subject = child, sig.Digest
+	f.push("repo", sig)
+	f.push("repo", sigsig)
+	index := f.push("repo", image("index", children(child)...), "latest")
+	f.clock.add(grace)
+	equal(t, "condemned while tagged", f.collect(policy))
+
+	f.ok(f.DeleteTag(t.Context(), "repo", "latest", grace))
+	f.clock.add(grace)
+	for _, step := range [][]digest.Digest{{index}, {child}, {layer, sig.Digest}, {sigsig.Digest}, nil} {
+		got := f.collect(policy)
+		slices.Sort(got)
+		slices.Sort(step)
+		equal(t, "condemned in this step", got, step...)
+		f.clock.add(policy.Grace)
+	}
+	f.orphans("key")
+	repos, err := f.Repositories(t.Context(), "", 10)
+	f.ok(err)
+	equal(t, "Repositories", repos)
+	_, err = f.Tags(t.Context(), "repo", "", 1)
+	f.is(storage.ErrNotFound, err, "Tags of a repository that holds nothing")
+}
+
+func testReviewDryRun(t *testing.T, f *fixture) {
+	d := f.blob("repo", "x")
+	for range 2 {
+		f.clock.add(grace)
+		list, err := f.Review(t.Context(), storage.ReviewPolicy{DryRun: true}, 10)
+		f.ok(err)
+		if len(list) != 1 || list[0].Digest != d || !list[0].Condemned {
+			t.Errorf("dry run = %+v, want the blob condemned", list)
+		}
+		f.hasBlob("repo", d, true)
+	}
+	equal(t, "condemned in earnest", f.collect(storage.ReviewPolicy{}), d)
+}
+
+func testReviewQueue(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	review := func(n int, want ...digest.Digest) {
+		t.Helper()
+		list, err := f.Review(ctx, storage.ReviewPolicy{}, n)
+		f.ok(err)
+		var got []digest.Digest
+		for _, v := range list {
+			got = append(got, v.Digest)
+		}
+		equal(t, "reviewed", got, want...)
+	}
+	put := func(data string, grace time.Duration) digest.Digest {
+		t.Helper()
+		c, err := f.PutBlob(ctx, storage.BlobPut{Repo: "repo", Content: inline(data), Grace: grace})
+		f.ok(err)
+		return c.Digest
+	}
+	a, b, c := put("a", 3*time.Minute), put("b", time.Minute), put("c", 2*time.Minute)
+	review(10)
+	f.clock.add(3 * time.Minute)
+	review(0)
+	review(2, b, c) // earliest first
+	review(10, a)
+	review(10)
+
+	// An event moves a review later, never earlier, and there is one of each.
+	d := put("d", time.Hour)
+	put("d", time.Minute)
+	f.clock.add(2 * time.Minute)
+	review(10)
+	put("d", 2*time.Hour)
+	f.clock.add(time.Hour)
+	review(10)
+	f.clock.add(time.Hour)
+	review(10, d)
+	put("forever", 1<<63-1)
+	f.clock.add(24 * 365 * time.Hour)
+	review(10)
+}
