@@ -1,0 +1,151 @@
+// Package httpx has handlers that return errors, and the log of requests.
+package httpx
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Handler answers a request or says why it could not. An error after the first
+// byte of the answer cannot be shown to the client any more: it is logged.
+type Handler func(w http.ResponseWriter, r *http.Request) error
+
+// Render writes err as the answer, in the way of its API.
+type Render func(w http.ResponseWriter, r *http.Request, err error)
+
+// Handle makes h a http.Handler. It is the one place where failures are
+// written.
+func Handle(render Render, h Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		if rec, ok := w.(*Recorder); ok {
+			rec.Err = err
+			if rec.Status != 0 {
+				return // the answer has begun
+			}
+		}
+		render(w, r, err)
+	})
+}
+
+// Recorder is a response writer that remembers what went out. It passes on
+// ReadFrom, so that files still go out by sendfile, and Flush and Hijack.
+type Recorder struct {
+	http.ResponseWriter
+	Status int   // zero until the header is written
+	Bytes  int64 // of the body
+	Err    error // what the handler returned
+}
+
+// WriteHeader sends the header.
+func (w *Recorder) WriteHeader(status int) {
+	if w.Status == 0 && status >= 200 {
+		w.Status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *Recorder) Write(p []byte) (int, error) {
+	w.begin()
+	n, err := w.ResponseWriter.Write(p)
+	w.Bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom sends all of r: by sendfile, if r is a file and the connection is
+// not encrypted.
+func (w *Recorder) ReadFrom(r io.Reader) (int64, error) {
+	w.begin()
+	n, err := io.Copy(w.ResponseWriter, r)
+	w.Bytes += n
+	return n, err
+}
+
+// Flush sends what is buffered.
+func (w *Recorder) Flush() {
+	w.begin()
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // unsupported: nothing is buffered
+}
+
+// Hijack hands the connection to the caller.
+func (w *Recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.begin()
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *Recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *Recorder) begin() {
+	if w.Status == 0 {
+		w.Status = http.StatusOK
+	}
+}
+
+// requestID is the key of a request's id in its context.
+type requestID struct{}
+
+// RequestID returns the id of the request that ctx belongs to, or "".
+func RequestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestID{}).(string)
+	return id
+}
+
+// Observe is told of every request after its end.
+type Observe func(r *http.Request, w *Recorder, took time.Duration)
+
+// Log gives each request an id, sent back as X-Request-Id, logs it when it has
+// ended, and turns a panic of the handler into an error 500 by render. Requests
+// that succeed are logged at level debug, those that the server failed at level
+// error, and the others at level info.
+func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		id := rand.Text()[:16]
+		w.Header().Set("X-Request-Id", id)
+		r = r.WithContext(context.WithValue(r.Context(), requestID{}, id))
+		rec := &Recorder{ResponseWriter: w}
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				rec.Err = &Panic{Value: p}
+				if rec.Status == 0 {
+					render(rec, r, rec.Err)
+				}
+			}
+			took := time.Since(began)
+			observe(r, rec, took)
+			level := slog.LevelDebug
+			switch {
+			case rec.Status >= 500:
+				level = slog.LevelError
+			case rec.Status >= 400 || rec.Err != nil:
+				level = slog.LevelInfo
+			}
+			if !log.Enabled(r.Context(), level) {
+				return
+			}
+			attrs := []slog.Attr{
+				slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+				slog.Int("status", rec.Status), slog.Int64("size_bytes", rec.Bytes), slog.Float64("took_seconds", took.Seconds()),
+				slog.String("remote", r.RemoteAddr), slog.String("agent", r.UserAgent()),
+			}
+			if rec.Err != nil {
+				attrs = append(attrs, slog.Any("error", rec.Err))
+			}
+			log.LogAttrs(r.Context(), level, "request", attrs...)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"berth.internal/internal/units"
+	"berth.internal/server/registry"
+)
+
+// Anonymous is what callers may do who have not said who they are.
+type Anonymous string
+
+// What anonymous callers may do.
+const (
+	AnonymousNone Anonymous = "none" // nothing; but on a loopback address without users, everything
+	AnonymousPull Anonymous = "pull" // read everything
+	AnonymousPush Anonymous = "push" // read, write and delete everything
+)
+
+// Config is the configuration of berth serve.
+type Config struct {
+	// Listen is the TCP address to serve on, as host:port. Without users it must
+	// be a loopback address unless Anonymous says otherwise. Default
+	// 127.0.0.1:5000.
+	Listen string `yaml:"listen"`
+
+	// Data is the directory that keeps everything. Default /var/lib/berth.
+	Data string `yaml:"data"`
+
+	// Anonymous is what callers may do who have not said who they are: none,
+	// pull or push. Default none: then the registry serves only callers on its
+	// own machine, and those may do everything.
+	Anonymous Anonymous `yaml:"anonymous"`
+
+	// Sparse says what a manifest may name that its repository does not hold:
+	// none, index (children of an index), or all. Default none.
+	Sparse registry.Sparse `yaml:"sparse"`
+
+	// MaxManifest is the largest manifest accepted, in bytes. A larger one is
+	// refused with 413 (spec, "Pushing Manifests"). Default 4 MiB.
+	MaxManifest units.Bytes `yaml:"max_manifest"`
+
+	// UploadExpiry is how long an upload may stand still before it is dropped.
+	// Default 24h.
+	UploadExpiry time.Duration `yaml:"upload_expiry"`
+
+	// Grace is how long content is kept that no manifest names, so that the
+	// manifest can still be pushed. Default 24h.
+	Grace time.Duration `yaml:"grace"`
+
+	// ShutdownTimeout is how long transfers may go on after the server was asked
+	// to stop. Default 30s.
+	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+}
+
+// DefaultConfig returns the configuration of a server that was told nothing.
+func DefaultConfig() Config {
+	return Config{
+		Listen:          "127.0.0.1:5000",
+		Data:            "/var/lib/berth",
+		Anonymous:       AnonymousNone,
+		Sparse:          registry.SparseNone,
+		MaxManifest:     4 << 20,
+		UploadExpiry:    24 * time.Hour,
+		Grace:           24 * time.Hour,
+		ShutdownTimeout: 30 * time.Second,
+	}
+}
+
+// Validate returns all that is wrong with the configuration, each line
+// beginning with the key.
+func (c Config) Validate() error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if host, _, err := net.SplitHostPort(c.Listen); err != nil {
+		wrong("listen: %q is not an address such as 127.0.0.1:5000", c.Listen)
+	} else if c.Anonymous == AnonymousNone && !loopback(host) {
+		wrong("listen: %s can be reached from other machines, and without users everybody there could read and overwrite every image: "+
+			"listen on 127.0.0.1, or allow it with --anonymous pull or --anonymous push", c.Listen)
+	}
+	if c.Data == "" {
+		wrong("data: must name a directory")
+	}
+	switch c.Anonymous {
+	case AnonymousNone, AnonymousPull, AnonymousPush:
+	default:
+		wrong("anonymous: %q is none of none, pull, push", string(c.Anonymous))
+	}
+	switch c.Sparse {
+	case registry.SparseNone, registry.SparseIndex, registry.SparseAll:
+	default:
+		wrong("sparse: %q is none of none, index, all", string(c.Sparse))
+	}
+	if c.MaxManifest < 64<<10 || c.MaxManifest > 64<<20 {
+		wrong("max_manifest: must be between 64KiB and 64MiB")
+	}
+	if c.UploadExpiry <= 0 {
+		wrong("upload_expiry: must be positive")
+	}
+	if c.Grace <= 0 {
+		wrong("grace: must be positive")
+	}
+	if c.ShutdownTimeout < 0 {
+		wrong("shutdown_timeout: must not be negative")
+	}
+	return errors.Join(errs...)
+}
+
+// loopback reports whether only this machine reaches the host.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,234 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth.internal/internal/oci"
+	"berth.internal/storage"
+)
+
+// maxTagParams is how many tags one PUT may set (spec, "Pushing manifests with
+// tags").
+const maxTagParams = 100
+
+// getManifest answers end-3, GET and HEAD: 200 or 304 with the bytes as they
+// were pushed.
+func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	m, err := h.manifest(r, t)
+	if err != nil {
+		return err
+	}
+	if m, err = h.choose(r, t, m); err != nil {
+		return err
+	}
+	d := m.Digest.String()
+	head := w.Header()
+	head["Docker-Content-Digest"] = []string{d}
+	head["Etag"] = []string{`"` + d + `"`}
+	if match := r.Header.Get("If-None-Match"); match != "" && etagMatches(match, d) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	head["Content-Type"] = []string{m.MediaType}
+	head["Content-Length"] = []string{strconv.FormatInt(m.Size, 10)}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	if m.Key == "" {
+		_, err = w.Write(m.Inline)
+		return err
+	}
+	b, err := h.Store.Open(r.Context(), m.Key)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	_, err = io.Copy(w, b)
+	return err
+}
+
+// manifest returns the manifest that the path names by tag or digest.
+func (h *Handler) manifest(r *http.Request, t target) (storage.Manifest, error) {
+	var m storage.Manifest
+	var err error
+	if strings.Contains(t.ref, ":") {
+		d, bad := oci.ParseDigest(t.ref)
+		if bad != nil {
+			return m, bad
+		}
+		m, err = h.Index.Manifest(r.Context(), t.name, d)
+	} else {
+		if _, bad := oci.ParseTag(t.ref); bad != nil {
+			return m, oci.ManifestUnknown.Because(bad)
+		}
+		m, err = h.Index.Tagged(r.Context(), t.name, t.ref)
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return m, oci.ManifestUnknown.With(fmt.Sprintf("repository %s does not hold %s", t.name, t.ref), nil).Because(err)
+	}
+	return m, err
+}
+
+// choose serves a manifest as it is stored, with one exception: a client that
+// asks for a tag, lists the types it reads, and does not read indexes, gets the
+// linux/amd64 image of an index, as Docker before 1.10 and its like expect.
+func (h *Handler) choose(r *http.Request, t target, m storage.Manifest) (storage.Manifest, error) {
+	if !isIndex(m.MediaType) || strings.Contains(t.ref, ":") || accepts(r.Header["Accept"], m.MediaType) {
+		return m, nil
+	}
+	body, err := h.content(r, m.Content)
+	if err != nil {
+		return m, err
+	}
+	child := linuxAMD64(body)
+	if child == "" {
+		return m, nil
+	}
+	image, err := h.Index.Manifest(r.Context(), t.name, child)
+	switch {
+	case errors.Is(err, storage.ErrNotFound): // a sparse index
+		return m, nil
+	case err != nil:
+		return m, err
+	case accepts(r.Header["Accept"], image.MediaType):
+		return image, nil
+	}
+	return m, nil
+}
+
+func (h *Handler) content(r *http.Request, c storage.Content) ([]byte, error) {
+	if c.Key == "" {
+		return c.Inline, nil
+	}
+	b, err := h.Store.Open(r.Context(), c.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return io.ReadAll(b) // no larger than what putManifest let in
+}
+
+// putManifest answers end-7: it stores the exact bytes and puts the tag, or the
+// tags of the query, on them. With If-Match it moves a tag only from that
+// manifest.
+func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	put, err := h.manifestPut(r, t)
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxManifest))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return oci.ManifestInvalid.With(fmt.Sprintf("the manifest is larger than %d bytes", h.MaxManifest), nil).At(http.StatusRequestEntityTooLarge)
+		}
+		return broken(err)
+	}
+	m, err := parseManifest(body, r.Header.Get("Content-Type"), h.Sparse)
+	if err != nil {
+		return err
+	}
+	d := put.Manifest.Digest
+	if d == "" {
+		d = digest.FromBytes(body)
+	} else if got := d.Algorithm().FromBytes(body); got != d {
+		return oci.DigestInvalid.With(fmt.Sprintf("the manifest has digest %s, not %s", got, d), nil)
+	}
+	m.Content = storage.Content{Digest: d, Size: int64(len(body)), Inline: body}
+	put.Manifest = m
+	err = storage.PutManifest(durable(r), h.Store, h.Index, put)
+	if errors.Is(err, storage.ErrConflict) {
+		return oci.Denied.With("the tag is not on the manifest that If-Match names", nil).At(http.StatusPreconditionFailed).Because(err)
+	} else if err != nil {
+		return err
+	}
+	if m.Subject != "" {
+		w.Header().Set("OCI-Subject", m.Subject.String())
+	}
+	for _, tag := range put.Tags {
+		w.Header().Add("OCI-Tag", tag)
+	}
+	w.Header().Set("Location", "/v2/"+t.name+"/manifests/"+d.String())
+	w.Header().Set("Docker-Content-Digest", d.String())
+	w.Header()["Content-Length"] = []string{"0"}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// manifestPut reads from the path, the query and If-Match what is to be done
+// with the manifest. Its digest is set if the path names it.
+func (h *Handler) manifestPut(r *http.Request, t target) (storage.ManifestPut, error) {
+	put := storage.ManifestPut{Repo: t.name, Grace: h.Grace, Tags: r.URL.Query()["tag"]}
+	if len(put.Tags) > maxTagParams {
+		return put, oci.ManifestInvalid.With(fmt.Sprintf("at most %d tags can be set at once", maxTagParams), nil).At(http.StatusRequestURITooLong)
+	}
+	if strings.Contains(t.ref, ":") {
+		d, err := oci.ParseDigest(t.ref)
+		if err != nil {
+			return put, err
+		}
+		put.Manifest.Digest = d
+	} else {
+		put.Tags = append([]string{t.ref}, put.Tags...)
+	}
+	for _, tag := range put.Tags {
+		if _, err := oci.ParseTag(tag); err != nil {
+			return put, err
+		}
+	}
+	if match := r.Header.Get("If-Match"); match != "" {
+		d, err := oci.ParseDigest(strings.Trim(match, `"`))
+		if err != nil {
+			return put, err
+		}
+		put.IfMatch = d
+	}
+	return put, nil
+}
+
+// deleteManifest answers end-9: by tag it removes the tag only, by digest the
+// manifest and all tags on it.
+func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	var err error
+	if strings.Contains(t.ref, ":") {
+		d, bad := oci.ParseDigest(t.ref)
+		if bad != nil {
+			return bad
+		}
+		err = h.Index.DeleteManifest(r.Context(), t.name, d, h.Grace)
+	} else {
+		if _, bad := oci.ParseTag(t.ref); bad != nil {
+			return oci.ManifestUnknown.Because(bad)
+		}
+		err = h.Index.DeleteTag(r.Context(), t.name, t.ref, h.Grace)
+	}
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return oci.ManifestUnknown.Because(err)
+	case errors.Is(err, storage.ErrReferenced):
+		return oci.Denied.With("an index of the repository names this manifest; delete that first", nil).Because(err)
+	case err != nil:
+		return err
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// etagMatches reports whether the value of If-None-Match names d.
+func etagMatches(header, d string) bool {
+	for tag := range strings.SplitSeq(header, ",") {
+		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+		if tag == "*" || strings.Trim(tag, `"`) == d {
+			return true
+		}
+	}
+	return false
+}

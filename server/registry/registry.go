@@ -1,0 +1,210 @@
+// Package registry is the OCI distribution API: blobs, uploads, manifests,
+// tags and referrers over the storage contract.
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"berth.internal/internal/httpx"
+	"berth.internal/internal/oci"
+	"berth.internal/storage"
+)
+
+// Action is something that a caller may or may not do with a repository.
+type Action string
+
+// The actions of the distribution API.
+const (
+	Pull   Action = "pull"
+	Push   Action = "push"
+	Delete Action = "delete"
+)
+
+// Sparse says which content a manifest may name that its repository lacks.
+type Sparse string
+
+// The sparse modes.
+const (
+	SparseNone  Sparse = "none"  // everything named must be there
+	SparseIndex Sparse = "index" // an index may lack children, as with images of a few platforms
+	SparseAll   Sparse = "all"   // an image may lack its config and layers, too
+)
+
+// Config is what the API is built from. Every field but Sparse is needed.
+type Config struct {
+	Store storage.Store
+	Index storage.Index
+
+	// Access returns nil if the caller may do a with repo. repo is empty for
+	// what concerns no repository: the catalog and GET /v2/.
+	Access func(r *http.Request, repo string, a Action) error
+
+	// Owner names the caller, so that an upload goes on only for who began it.
+	Owner func(r *http.Request) string
+
+	Sparse       Sparse
+	MaxManifest  int64         // bytes; a larger manifest is refused with 413
+	Grace        time.Duration // how long content without a use is kept
+	UploadExpiry time.Duration // how long an idle upload is kept
+}
+
+// Handler answers the distribution API. Make it with New.
+type Handler struct {
+	Config
+	uploads *uploads
+	http    http.Handler
+}
+
+// New returns a handler for the API.
+func New(cfg Config) *Handler {
+	h := &Handler{Config: cfg, uploads: newUploads(cfg.UploadExpiry)}
+	h.http = httpx.Handle(Render, h.serve)
+	return h
+}
+
+// endpoint answers one kind of request.
+type endpoint func(h *Handler, w http.ResponseWriter, r *http.Request, t target) error
+
+// operation is an endpoint and what it takes to use it.
+type operation struct {
+	needs Action
+	serve endpoint
+}
+
+// lookup returns what method does with a kind of path; serve is nil if it does
+// nothing.
+func lookup(k kind, method string) operation {
+	read := method == http.MethodGet || method == http.MethodHead
+	switch {
+	case k == kindBase && read:
+		return operation{Pull, (*Handler).base}
+	case k == kindCatalog && read:
+		return operation{Pull, (*Handler).catalog}
+	case k == kindTags && read:
+		return operation{Pull, (*Handler).tags}
+	case k == kindReferrers && read:
+		return operation{Pull, (*Handler).referrers}
+	case k == kindManifest && read:
+		return operation{Pull, (*Handler).getManifest}
+	case k == kindManifest && method == http.MethodPut:
+		return operation{Push, (*Handler).putManifest}
+	case k == kindManifest && method == http.MethodDelete:
+		return operation{Delete, (*Handler).deleteManifest}
+	case k == kindBlob && method == http.MethodHead:
+		return operation{Pull, (*Handler).headBlob}
+	case k == kindBlob && method == http.MethodGet:
+		return operation{Pull, (*Handler).getBlob}
+	case k == kindBlob && method == http.MethodDelete:
+		return operation{Delete, (*Handler).deleteBlob}
+	case k == kindUploads && method == http.MethodPost:
+		return operation{Push, (*Handler).postUpload}
+	case k == kindUpload && read:
+		return operation{Push, (*Handler).getUpload}
+	case k == kindUpload && method == http.MethodPatch:
+		return operation{Push, (*Handler).patchUpload}
+	case k == kindUpload && method == http.MethodPut:
+		return operation{Push, (*Handler).putUpload}
+	case k == kindUpload && method == http.MethodDelete:
+		return operation{Push, (*Handler).deleteUpload}
+	}
+	return operation{}
+}
+
+// allowed is the Allow header of a kind of path.
+func allowed(k kind) string {
+	var methods []string
+	for _, m := range []string{"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"} {
+		if lookup(k, m).serve != nil {
+			methods = append(methods, m)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// ServeHTTP answers every path below /v2/.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.http.ServeHTTP(w, r)
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
+	head := w.Header()
+	head["Docker-Distribution-Api-Version"] = []string{"registry/2.0"}
+	t, err := route(r.URL)
+	if err != nil {
+		return err
+	}
+	op := lookup(t.kind, r.Method)
+	if op.serve == nil {
+		head.Set("Allow", allowed(t.kind))
+		return oci.Unsupported.With(fmt.Sprintf("%s is not supported here", r.Method), nil)
+	}
+	if err := h.Access(r, t.name, op.needs); err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" {
+		if ns := r.URL.Query().Get("ns"); ns != "" {
+			head.Set("OCI-Namespace", ns) // spec, "Registry proxying"
+		}
+	}
+	return op.serve(h, w, r, t)
+}
+
+// base answers end-1: this is a registry.
+func (h *Handler) base(w http.ResponseWriter, _ *http.Request, _ target) error {
+	return writeJSON(w, http.StatusOK, "application/json", struct{}{})
+}
+
+// Render writes err as the spec's JSON. What has no code of its own is the
+// server's failure, and its reason is for the log only.
+func Render(w http.ResponseWriter, r *http.Request, err error) {
+	var e *oci.Error
+	var missing *storage.MissingError
+	var tooLarge *http.MaxBytesError
+	var errs []*oci.Error
+	switch {
+	case errors.As(err, &missing): // one error for each, as clients expect
+		for _, d := range missing.Digests {
+			errs = append(errs, oci.ManifestBlobUnknown.With("", d))
+		}
+		e = oci.ManifestBlobUnknown
+	case errors.As(err, &e):
+	case errors.Is(err, storage.ErrNoSpace):
+		e = oci.Unknown.With("the registry's disk is full: nothing was stored; free space on it, then push again", nil).At(http.StatusInsufficientStorage)
+	case errors.As(err, &tooLarge):
+		e = oci.SizeInvalid.With("the body is too large", nil).At(http.StatusRequestEntityTooLarge)
+	default:
+		e = oci.Unknown
+	}
+	if errs == nil {
+		errs = []*oci.Error{e}
+	}
+	body := struct {
+		Errors []*oci.Error `json:"errors"`
+	}{errs}
+	w.Header().Del("Content-Length")
+	w.Header().Del("ETag")
+	_ = writeJSON(w, e.HTTPStatus(), "application/json", body) // the client has gone: nobody to tell
+}
+
+func writeJSON(w http.ResponseWriter, status int, mediaType string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	_, err = w.Write(b)
+	return err
+}
+
+// durable is the context of work that must end even if the client goes away.
+func durable(r *http.Request) context.Context { return context.WithoutCancel(r.Context()) }
