@@ -1,0 +1,170 @@
+// Package client speaks the distribution API with a registry, berth's own or
+// any other: it pulls, pushes, resumes what broke, verifies what it gets, and
+// says what is wrong in words that lead on.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// Options says which registry to speak with, and as whom.
+type Options struct {
+	// Registry is a URL, or a host with or without port. Without a scheme it is
+	// http for a loopback address and https for any other.
+	Registry string
+
+	// Username and Password are what the registry, or the token service it
+	// names, is shown when it asks. The user name <token> says that Password is
+	// an identity token, as Docker keeps it. Empty: anonymous.
+	Username, Password string
+
+	CAFile    string            // PEM certificates to trust beside the system's
+	Transport http.RoundTripper // nil: one of the client's own; then CAFile must be empty
+	UserAgent string            // default "berth"
+}
+
+// Registry is a registry to speak with. Its methods may be called by several
+// goroutines at the same time.
+type Registry struct {
+	base    *url.URL
+	agent   string
+	http    *http.Client
+	auth    *auth
+	backoff func(attempt int) time.Duration // before attempt 1, 2, …
+	stall   time.Duration                   // how long a transfer may stand still
+}
+
+// New makes a client. It does not connect. Errors: an address that is none, a
+// CA file that cannot be read.
+func New(o Options) (*Registry, error) {
+	base, err := parseAddress(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	transport := o.Transport
+	if transport == nil {
+		if transport, err = newTransport(o.CAFile); err != nil {
+			return nil, err
+		}
+	} else if o.CAFile != "" {
+		return nil, errors.New("a CA file and a transport exclude each other")
+	}
+	r := &Registry{
+		base:    base,
+		agent:   o.UserAgent,
+		http:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+		backoff: backoff,
+		stall:   time.Minute,
+	}
+	if r.agent == "" {
+		r.agent = "berth"
+	}
+	r.auth = newAuth(base, r.http, o.Username, o.Password)
+	return r, nil
+}
+
+// Host returns the registry's host, with its port if the address has one.
+func (r *Registry) Host() string { return r.base.Host }
+
+// Ping checks that there is a registry, and that it accepts the credentials:
+// end-1.
+func (r *Registry) Ping(ctx context.Context) error {
+	resp, err := r.do(ctx, call{method: http.MethodGet, url: r.base.JoinPath("v2/"), retry: true, doing: "ask for the distribution API"})
+	if err != nil {
+		return err
+	}
+	return drain(resp)
+}
+
+// parseAddress reads Options.Registry. What it refuses it does not repeat if a
+// password may be in it.
+func parseAddress(s string) (*url.URL, error) {
+	raw := s
+	if !strings.Contains(s, "://") {
+		raw = "//" + s
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case s == "":
+		return nil, errors.New("no registry is named")
+	case strings.Contains(s, "@"):
+		return nil, errors.New("the registry's address must not hold a user or password; log in instead")
+	case err != nil || u.Hostname() == "":
+		return nil, fmt.Errorf("%q is not the address of a registry, such as registry.example.com:5000", s)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("registry %q: the address ends with the host and port", s)
+	}
+	switch u.Scheme {
+	case "":
+		u.Scheme = "https"
+		if loopback(u.Hostname()) {
+			u.Scheme = "http"
+		}
+	case "http", "https":
+	default:
+		return nil, fmt.Errorf("registry %q: the scheme must be http or https", s)
+	}
+	u.Path = "/"
+	return u, nil
+}
+
+// loopback says whether host is this machine and no other.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+func newTransport(caFile string) (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 5 * time.Minute, // a registry syncs a large blob before it answers
+		IdleConnTimeout:       time.Minute,
+		MaxIdleConnsPerHost:   16,
+		WriteBufferSize:       128 << 10,
+		ReadBufferSize:        128 << 10,
+		// Blobs are digested as they are stored, so nothing may unpack them.
+		DisableCompression: true,
+		// One connection for each blob is faster than HTTP/2's one for all.
+		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the CA file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("the CA file %s holds no PEM certificate", caFile)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return t, nil
+}
+
+// backoff is 0.2 s, doubled with each attempt up to 6.4 s, each between half
+// and all of that so that many clients do not come back together.
+func backoff(attempt int) time.Duration {
+	d := 100 * time.Millisecond << min(attempt, 6)
+	return d/2 + rand.N(d/2)
+}
