@@ -143,9 +143,10 @@ func inflate(out, in *stream, limit int64) error {
 		return fmt.Errorf("%w: decompress: %w", ErrInvalid, err)
 	}
 	defer z.Close()
+	var size int64
 	err = out.fill(z, func(b []byte) error {
-		if limit -= int64(len(b)); limit < 0 {
-			return fmt.Errorf("%w: unpacks to more than the limit", ErrInvalid)
+		if size += int64(len(b)); size > limit {
+			return fmt.Errorf("%w: unpacks to more than %d bytes", ErrInvalid, limit)
 		}
 		return nil
 	})

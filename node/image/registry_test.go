@@ -191,13 +191,11 @@ func tarOf(t testing.TB, entries ...ent) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		e.Size = int64(len(e.body))
-		if e.ModTime.IsZero() {
-			e.ModTime = epoch
+		if e.Typeflag != tar.TypeXGlobalHeader { // has nothing but records
+			e.Size, e.ModTime, e.Format = int64(len(e.body)), epoch, tar.FormatPAX
 		}
-		e.Format = tar.FormatPAX
 		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatalf("tar entry %q: %v", e.Name, err)
+			t.Fatalf("tar entry %.50q: %v", e.Name, err)
 		}
 		if _, err := io.WriteString(w, e.body); err != nil {
 			t.Fatal(err)

@@ -80,7 +80,7 @@ func (s *stages) stream() *stream {
 
 // Read implements io.Reader for the next stage.
 func (st *stream) Read(p []byte) (int, error) {
-	if st.cur == nil {
+	for st.cur == nil {
 		c, ok := <-st.ch
 		if !ok {
 			if st.err != nil {
@@ -88,7 +88,9 @@ func (st *stream) Read(p []byte) (int, error) {
 			}
 			return 0, io.EOF
 		}
-		st.cur, st.pos = c, 0
+		if c.n > 0 {
+			st.cur, st.pos = c, 0
+		}
 	}
 	n := copy(p, st.cur.buf[st.pos:st.cur.n])
 	if st.pos += n; st.pos == st.cur.n {
@@ -108,26 +110,28 @@ func (st *stream) send(c *chunk) error {
 	}
 }
 
-// fill sends all that r has. each, if not nil, sees every chunk first.
+// fill sends all that r has. each sees every chunk first, and ends it with an
+// error.
 func (st *stream) fill(r io.Reader, each func([]byte) error) error {
 	for {
 		c := st.s.free.Get().(*chunk)
-		n, err := io.ReadFull(r, c.buf[:])
-		c.n = n
-		if n > 0 {
-			if err := each(c.buf[:n]); err != nil {
-				return err
-			}
-			if err := st.send(c); err != nil {
-				return err
-			}
+		var err error
+		for c.n = 0; c.n < chunkSize && err == nil; { // not io.ReadFull, which hides that r broke off
+			var n int
+			n, err = r.Read(c.buf[c.n:])
+			c.n += n
 		}
-		switch err {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF: // ReadFull's own, see endOf
-			return nil
-		default:
+		if err != nil && err != io.EOF {
 			return err
+		}
+		if err := each(c.buf[:c.n]); err != nil {
+			return err
+		}
+		if err := st.send(c); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
 		}
 	}
 }

@@ -22,7 +22,8 @@ import (
 // with mode 0755 and the time 0, so that the same layer is the same tree on
 // every node; so is the root, if the tar has no entry for it.
 //
-// Errors: ErrInvalid for what is wrong with the tar, naming the entry.
+// Errors: ErrInvalid for what is wrong with the tar, naming the entry. When r
+// fails, its own error counts, not what untar makes of it.
 func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (layerInfo, error) {
 	u := &unpacker{
 		root: root, limits: limits, dirs: dirCache{root: int(root.Fd())},
@@ -39,7 +40,7 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 			break
 		}
 		if err != nil {
-			return layerInfo{}, fmt.Errorf("read tar after entry %d: %w", u.info.Entries, err)
+			return layerInfo{}, fmt.Errorf("%w: after entry %d: %w", ErrInvalid, u.info.Entries, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return layerInfo{}, err
@@ -54,7 +55,7 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 	}
 	// What follows the end mark is part of the DiffID too.
 	if _, err := io.CopyBuffer(io.Discard, r, u.buf); err != nil {
-		return layerInfo{}, fmt.Errorf("read tar after entry %d: %w", u.info.Entries, err)
+		return layerInfo{}, fmt.Errorf("%w: after entry %d: %w", ErrInvalid, u.info.Entries, err)
 	}
 	return u.info, u.setTimes()
 }
@@ -183,7 +184,7 @@ func (u *unpacker) fill(fd int, hdr *tar.Header, r io.Reader) error {
 	for left := hdr.Size; left > 0; {
 		n, err := io.ReadFull(r, u.buf[:min(left, int64(len(u.buf)))])
 		if err != nil {
-			return fmt.Errorf("read tar: %w", err)
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		left -= int64(n)
 		for b := u.buf[:n]; len(b) > 0; {
