@@ -50,7 +50,9 @@ func run(ctx context.Context, std stdio, args []string) int {
 			return code
 		}
 	}
-	fmt.Fprintf(std.err, "berth: %s\n", strings.TrimSpace(err.Error()))
+	for line := range strings.Lines(strings.TrimSpace(err.Error())) { // several failures, a line each
+		fmt.Fprintf(std.err, "berth: %s\n", strings.TrimSuffix(line, "\n"))
+	}
 	return code
 }
 
@@ -83,6 +85,10 @@ pulls from it, and the tool for both.`,
 		&cobra.Group{ID: groupNode, Title: "Containers and images on a node:"},
 	)
 	root.AddCommand(
+		newRun(std), newExec(std), newPs(std), newLogs(std), newInspect(std),
+		newStart(std), newStop(std), newKill(std), newWait(std), newRm(std),
+		newPull(std), newImages(std), newRmi(std), newInfo(std),
+		newServe(std),
 		newVersion(std),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newStart(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "start CONTAINER...",
+		Short:             "Start containers that have stopped",
+		Example:           "  berth start web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerStart(ctx, name, client.ContainerStartOptions{})
+			return err
+		})
+	})
+}
+
+func newStop(std stdio) *cobra.Command {
+	var opts client.ContainerStopOptions
+	var seconds int
+	cmd := &cobra.Command{
+		Use:               "stop [flags] CONTAINER...",
+		Short:             "Stop containers: ask, wait, then kill",
+		Example:           "  berth stop -t 30 web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "`seconds` to wait before killing; default is the container's own, or 10")
+	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "", "`signal` to ask with; default is the container's own, or SIGTERM")
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		if cmd.Flags().Changed("time") {
+			opts.Timeout = &seconds
+		}
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerStop(ctx, name, opts)
+			return err
+		})
+	})
+}
+
+func newKill(std stdio) *cobra.Command {
+	var opts client.ContainerKillOptions
+	cmd := &cobra.Command{
+		Use:               "kill [flags] CONTAINER...",
+		Short:             "Send a signal to containers",
+		Example:           "  berth kill -s HUP web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "KILL", "`signal` to send")
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerKill(ctx, name, opts)
+			return err
+		})
+	})
+}
+
+func newRm(std stdio) *cobra.Command {
+	var opts client.ContainerRemoveOptions
+	cmd := &cobra.Command{
+		Use:               "rm [flags] CONTAINER...",
+		Short:             "Remove containers",
+		Example:           "  berth rm web\n  berth rm -f $(berth ps -aq)",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	cmd.Flags().BoolVarP(&opts.Force, "force", "f", false, "also if it runs: kill it first")
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerRemove(ctx, name, opts)
+			return err
+		})
+	})
+}
+
+func newWait(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "wait CONTAINER...",
+		Short:             "Wait until containers have ended and print their exit codes",
+		Example:           "  berth wait job",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		var errs []error
+		for _, name := range args {
+			code, err := ended(ctx, node, name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			fmt.Fprintln(std.out, code)
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// ended waits until the container does not run and returns its exit code.
+func ended(ctx context.Context, node *client.Client, name string) (int64, error) {
+	wait := node.ContainerWait(ctx, name, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	select {
+	case err := <-wait.Error:
+		return 0, err
+	case res := <-wait.Result:
+		if res.Error != nil {
+			return 0, fmt.Errorf("wait for %s: %s", name, res.Error.Message)
+		}
+		return res.StatusCode, nil
+	}
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newLogs(std stdio) *cobra.Command {
+	opts := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true}
+	cmd := &cobra.Command{
+		Use:               "logs [flags] CONTAINER",
+		Short:             "Print what a container wrote",
+		Example:           "  berth logs -f --tail 100 web",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: first(completeContainers),
+	}
+	cmd.Flags().BoolVarP(&opts.Follow, "follow", "f", false, "go on until the container ends")
+	cmd.Flags().BoolVarP(&opts.Timestamps, "timestamps", "t", false, "begin each line with its time")
+	cmd.Flags().StringVarP(&opts.Tail, "tail", "n", "all", "begin with the last `number` of lines")
+	cmd.Flags().StringVar(&opts.Since, "since", "", "begin at a `time`, or so long ago, such as 10m")
+	cmd.Flags().StringVar(&opts.Until, "until", "", "end at a `time`, or so long ago")
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		logs, err := node.ContainerLogs(ctx, args[0], opts)
+		if err != nil {
+			return err
+		}
+		defer logs.Close()
+		if _, err := stdcopy.StdCopy(std.out, std.err, logs); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("read the log of %s: %w", args[0], err)
+		}
+		return nil
+	})
+}
