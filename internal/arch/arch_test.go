@@ -55,18 +55,15 @@ var runtimeLibraries = []string{
 
 // packageInfo is what go list tells of a package.
 type packageInfo struct {
-	ImportPath   string
-	Doc          string
-	GoFiles      []string
-	Imports      []string
-	TestImports  []string
-	XTestImports []string
-	Standard     bool
+	ImportPath string
+	Doc        string
+	GoFiles    []string
+	Imports    []string
 }
 
 func list(t *testing.T) []packageInfo {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports,TestImports,XTestImports", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./...")
 	cmd.Dir = "../.."
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()

@@ -1,3 +1,5 @@
+// Package oci has the words of the OCI specifications: names, tags, digests,
+// references, and the error codes of the distribution API.
 package oci
 
 import (
