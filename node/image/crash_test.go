@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,16 +90,19 @@ func (r remote) get(ctx context.Context, path, rng string) (*http.Response, erro
 func serve(t *testing.T, r *registry, sent *atomic.Int64, limit int64, full func()) remote {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		kind, name, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
-		d := digest.Digest(name)
-		if kind == "manifests" {
-			d = r.manifests[name].Digest
-		}
-		w = &counting{w, sent, limit, full}
-		http.ServeContent(w, req, "", time.Time{}, strings.NewReader(string(r.blobs[d])))
+		r.answer(&counting{w, sent, limit, full}, req)
 	}))
 	t.Cleanup(srv.Close)
 	return remote(srv.URL)
+}
+
+func (r *registry) answer(w http.ResponseWriter, req *http.Request) {
+	kind, name, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+	d := digest.Digest(name)
+	if kind == "manifests" {
+		d = r.manifests[name].Digest
+	}
+	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(r.blobs[d]))
 }
 
 type counting struct {
@@ -130,15 +134,22 @@ func TestCrash(t *testing.T) {
 	var total int64
 	for percent := int64(10); percent < 100; percent += 20 {
 		cmd := exec.Command(os.Args[0])
+		started := make(chan struct{})
 		var sent atomic.Int64
 		url := serve(t, r, &sent, (size-total)*percent/100, func() {
+			<-started
 			if err := cmd.Process.Kill(); err != nil {
 				t.Error(err)
 			}
 		})
 		cmd.Env = append(os.Environ(), "BERTH_TEST_PULL_FROM="+string(url), "BERTH_TEST_STORE="+root)
-		if out, err := cmd.CombinedOutput(); err == nil || err.Error() != "signal: killed" {
-			t.Fatalf("killed at %d %%: %v: %s", percent, err, out)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		close(started)
+		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Fatalf("killed at %d %%: %v", percent, err)
 		}
 		s := openStore(t, root, image.Options{})
 		if list := s.List(); len(list) != 0 {

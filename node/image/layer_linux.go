@@ -128,10 +128,10 @@ func (s *Store) unpack(st *stages, d *download, root *os.File, w wanted, f *flig
 		return info, err
 	}
 	if got := digest.NewDigest(w.blob.Digest.Algorithm(), blobHash); got != w.blob.Digest {
-		return info, fmt.Errorf("%w: the blob that the registry sent has digest %s", ErrInvalid, got)
+		return info, fmt.Errorf("%w: the blob that the registry sent has digest %s, push the image again", ErrInvalid, got)
 	}
 	if got := digest.NewDigest(w.diff.Algorithm(), plainHash); got != w.diff {
-		return info, fmt.Errorf("%w: it unpacks to content %s, the configuration says %s", ErrInvalid, got, w.diff)
+		return info, fmt.Errorf("%w: it unpacks to content %s, the configuration says %s, push the image again", ErrInvalid, got, w.diff)
 	}
 	return info, nil
 }
@@ -140,7 +140,7 @@ func (s *Store) unpack(st *stages, d *download, root *os.File, w wanted, f *flig
 func inflate(out, in *stream, limit int64) error {
 	z, err := decompress(in)
 	if err != nil {
-		return fmt.Errorf("%w: decompress: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: it cannot be decompressed, push the image again: %w", ErrInvalid, err)
 	}
 	defer z.Close()
 	var size int64
@@ -151,7 +151,7 @@ func inflate(out, in *stream, limit int64) error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, ErrInvalid) {
-		return fmt.Errorf("%w: decompress: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: it cannot be decompressed, push the image again: %w", ErrInvalid, err)
 	}
 	return err
 }

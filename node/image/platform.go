@@ -19,13 +19,20 @@ func hostPlatform() v1.Platform {
 }
 
 // choose returns the manifest of an index that suits want best: the first of
-// those with the highest variant that want can run.
+// those with the highest variant that want can run, or else the first that does
+// not say what it is for; its configuration will.
 func choose(manifests []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 	var best v1.Descriptor
 	rank := -1
 	var have []string
 	for _, m := range manifests {
-		if m.Platform == nil || m.Platform.OS == "unknown" {
+		if m.Platform == nil {
+			if rank < 0 {
+				best, rank = m, 0
+			}
+			continue
+		}
+		if m.Platform.OS == "unknown" {
 			continue // attestations and the like
 		}
 		if r := suits(*m.Platform, want); r > rank {

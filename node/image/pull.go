@@ -139,8 +139,8 @@ func (p *pull) manifest(ctx context.Context, identifier string) (v1.Descriptor, 
 
 // config gets the image's configuration, from the store if it is there.
 func (p *pull) config(ctx context.Context, desc v1.Descriptor) ([]byte, error) {
-	if e, ok := p.store.entry(desc.Digest); ok {
-		return e.image.RawConfig, nil
+	if data, ok := p.store.rawConfig(desc.Digest); ok {
+		return data, nil
 	}
 	d := &download{src: p.src, repo: p.ref.Repository, blob: desc}
 	r, err := d.open(ctx, 0, desc.Size)
@@ -197,7 +197,7 @@ func (p *pull) layer(ctx context.Context, w wanted) error {
 			info, err := p.store.bring(ctx, w, f)
 			p.land(w.diff, f, info, err)
 			if err == nil {
-				f.report(Done, w.blob.Size, w.blob.Size)
+				tell(Done, w.blob.Size, w.blob.Size)
 			}
 			return err
 		}

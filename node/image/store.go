@@ -156,7 +156,7 @@ func (s *Store) Tag(id digest.Digest, ref oci.Reference) error {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
-	if _, ok := s.entry(id); !ok {
+	if _, ok := s.rawConfig(id); !ok {
 		return fmt.Errorf("tag image %s: %w", id, ErrNotFound)
 	}
 	return s.rename(map[string]digest.Digest{ref.Name() + ":" + ref.Tag: id}, nil)
@@ -227,11 +227,14 @@ func (e *entry) named() Image {
 	return img
 }
 
-func (s *Store) entry(id digest.Digest) (*entry, bool) {
+// rawConfig returns the configuration of image id, if it is there.
+func (s *Store) rawConfig(id digest.Digest) ([]byte, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	e, ok := s.images[id]
-	return e, ok
+	if e, ok := s.images[id]; ok {
+		return e.image.RawConfig, true
+	}
+	return nil, false
 }
 
 // rename writes names.json with the names of set added and those of drop gone,

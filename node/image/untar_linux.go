@@ -60,11 +60,16 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 	return u.info, u.setTimes()
 }
 
+// maxDirNames bounds the memory that the paths of all directories of a layer
+// take, in bytes: enough for millions of the usual length.
+const maxDirNames = 256 << 20
+
 type unpacker struct {
 	root   *os.File
 	limits Limits
 	dirs   dirCache
 	times  map[string]time.Time // of directories, set when nothing is made in them any more
+	names  int                  // bytes of the keys of times
 	buf    []byte
 	info   layerInfo
 }
@@ -144,6 +149,9 @@ func (u *unpacker) directory(n node, hdr *tar.Header) error {
 		return wrap("mkdir", err)
 	}
 	u.times[n.path] = hdr.ModTime
+	if u.names += len(n.path); u.names > maxDirNames {
+		return refuse("paths of directories of more than %d bytes together", maxDirNames)
+	}
 	fd, err := unix.Openat(n.parent, n.base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return wrap("open", err)
