@@ -133,7 +133,7 @@ func TestCrash(t *testing.T) {
 	root := onTmpfs(t)
 	var total int64
 	for percent := int64(10); percent < 100; percent += 20 {
-		cmd := exec.Command(os.Args[0])
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		started := make(chan struct{})
 		var sent atomic.Int64
 		url := serve(t, r, &sent, (size-total)*percent/100, func() {

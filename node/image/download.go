@@ -234,10 +234,11 @@ func (d *download) receive(body io.Reader, stall *time.Timer, i int) (received i
 		}
 		left, received = left-int64(n), received+int64(n)
 		d.arrived(i, int64(n))
-		if err == io.EOF && left > 0 {
-			err = fmt.Errorf("the registry sent %d bytes less than the manifest says", left)
+		end := errors.Is(err, io.EOF)
+		if end && left > 0 {
+			end, err = false, fmt.Errorf("the registry sent %d bytes less than the manifest says", left)
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !end {
 			return received, fmt.Errorf("%w: %w", errBody, err)
 		}
 	}

@@ -31,7 +31,7 @@ func TestLikeGNUTar(t *testing.T) {
 		if err := untar(ours, data, image.Limits{}); err != nil {
 			t.Fatalf("untar of %s: %v", dir, err)
 		}
-		cmd := exec.Command("tar", "-C", theirs, "-xpf", "-", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner")
+		cmd := exec.CommandContext(t.Context(), "tar", "-C", theirs, "-xpf", "-", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner")
 		cmd.Stdin = bytes.NewReader(data)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("tar -x of %s: %v: %s", dir, err, out)

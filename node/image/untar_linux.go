@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 	tr := tar.NewReader(r)
 	for {
 		hdr, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -46,7 +47,7 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 			return layerInfo{}, err
 		}
 		err = u.entry(hdr, tr)
-		if errors.Is(err, errRefused) {
+		if errors.Is(err, errRefused) || impossible(err) {
 			err = fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if err != nil {
@@ -58,6 +59,21 @@ func untar(ctx context.Context, root *os.File, r io.Reader, limits Limits) (laye
 		return layerInfo{}, fmt.Errorf("%w: after entry %d: %w", ErrInvalid, u.info.Entries, err)
 	}
 	return u.info, u.setTimes()
+}
+
+// impossible says whether the kernel refused what an entry asks for because it
+// makes no sense in any directory: a link into a tree that it replaces, a target
+// or attribute that is too long.
+func impossible(err error) bool {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case unix.ENOENT, unix.EEXIST, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EMLINK, unix.EINVAL, unix.E2BIG, unix.ERANGE:
+		return true
+	}
+	return false
 }
 
 // maxDirNames bounds the memory that the paths of all directories of a layer
@@ -289,7 +305,7 @@ func (u *unpacker) whiteout(n node) error {
 		return refuse("whiteout of nothing")
 	}
 	err := unix.Mknodat(n.parent, n.base, unix.S_IFCHR, 0)
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return wrap("make whiteout", err)
 	}
 	st, err := lstat(n)
@@ -308,7 +324,7 @@ func (u *unpacker) whiteout(n node) error {
 // that first.
 func (u *unpacker) create(n node, mk func() error) error {
 	err := mk()
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		if err := u.remove(n); err != nil {
 			return wrap("replace", err)
 		}
@@ -319,7 +335,7 @@ func (u *unpacker) create(n node, mk func() error) error {
 
 func (u *unpacker) remove(n node) error {
 	err := unix.Unlinkat(n.parent, n.base, 0)
-	if err != unix.EISDIR {
+	if !errors.Is(err, unix.EISDIR) {
 		return err
 	}
 	root, err := os.OpenRoot(procPath(u.root))
@@ -340,12 +356,12 @@ func (u *unpacker) parent(dir string) (int, error) {
 			fd, err = u.dirs.get(dir)
 		}
 	}
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return fd, nil
-	case unix.ELOOP, unix.EXDEV:
+	case errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV):
 		return -1, refuse("a parent is a symbolic link")
-	case unix.ENOTDIR:
+	case errors.Is(err, unix.ENOTDIR):
 		return -1, refuse("a parent is not a directory")
 	}
 	return -1, wrap("open parent", err)

@@ -118,6 +118,10 @@ func TestUntarRefuses(t *testing.T) {
 		{"hard link to nothing", []ent{hardlink("a", "b")}, "not in this layer"},
 		{"hard link to a directory", []ent{dir("d"), hardlink("a", "d")}, "which is no file"},
 		{"hard link to a whiteout", []ent{file(".wh.b", ""), hardlink("a", "b")}, "which is no file"},
+		{"hard link that replaces its target's directory", []ent{file("a/b", ""), hardlink("a", "a/b")}, "create: no such file"},
+		{"endless link", []ent{symlink("a", strings.Repeat("x", 5000))}, "create: file name too long"},
+		{"link to nothing", []ent{symlink("a", "")}, "create: no such file"},
+		{"wrong capabilities", []ent{file("a", "").with(xattr("security.capability"))}, "set extended attribute security.capability: invalid argument"},
 		{"link over the root", []ent{symlink("./", "/etc")}, "the root is not a directory"},
 		{"whiteout of nothing", []ent{file(".wh.", "")}, "whiteout of nothing"},
 		{"whiteout of the parent", []ent{file("a/.wh...", "")}, "whiteout of nothing"},
@@ -285,7 +289,7 @@ func onTmpfs(t testing.TB) string {
 
 func gnuTar(t testing.TB, dir string, args ...string) []byte {
 	t.Helper()
-	out, err := exec.Command("tar", append(args, "-C", dir, "-cf", "-", ".")...).Output()
+	out, err := exec.CommandContext(t.Context(), "tar", append(args, "-C", dir, "-cf", "-", ".")...).Output()
 	if err != nil {
 		t.Fatalf("tar %v of %s: %v", args, dir, err)
 	}
