@@ -22,3 +22,7 @@ func newData(t *testing.T, now func() time.Time) func() storagetest.Data {
 }
 
 func TestIndex(t *testing.T) { storagetest.TestIndex(t, newData) }
+
+func TestRecords(t *testing.T) { storagetest.TestRecords(t, newData) }
+
+func TestModel(t *testing.T) { storagetest.TestModel(t, newData, 5) }

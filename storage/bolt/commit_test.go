@@ -1,0 +1,242 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"berth.internal/storage"
+	"berth.internal/storage/kv"
+	"go.etcd.io/bbolt"
+)
+
+func openTest(t testing.TB) *Index {
+	t.Helper()
+	x, err := Open(filepath.Join(t.TempDir(), "index.db"), kv.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func TestOpenLocked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "index.db")
+	x, err := Open(path, kv.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, kv.Options{}); !errors.Is(err, storage.ErrLocked) || !strings.Contains(err.Error(), path) {
+		t.Errorf("second Open = %v, want ErrLocked that names %s", err, path)
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); !errors.Is(err, errClosed) {
+		t.Errorf("second Close = %v, want %v", err, errClosed)
+	}
+	if err := x.Forget(t.Context(), "key"); !errors.Is(err, errClosed) {
+		t.Errorf("change after Close = %v, want %v", err, errClosed)
+	}
+}
+
+// block lets the writer stand still, so that all that comes gathers in one
+// batch, until the returned function is called.
+func block(t *testing.T, d *db) (release func()) {
+	t.Helper()
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := d.Update(func(kv.Tx) error {
+			close(entered)
+			<-leave
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	return func() {
+		close(leave)
+		wg.Wait()
+	}
+}
+
+// gather waits until n functions wait for the writer.
+func gather(d *db, n int) {
+	for {
+		d.mu.Lock()
+		got := len(d.waiting)
+		d.mu.Unlock()
+		if got == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+var errTest = errors.New("test")
+
+func TestBatchOutcomes(t *testing.T) {
+	x := openTest(t)
+	put := func(k, v string) func(kv.Tx) error {
+		return func(t kv.Tx) error {
+			t.Put([]byte(k), []byte(v))
+			return nil
+		}
+	}
+	if err := x.db.Update(put("old", "0")); err != nil {
+		t.Fatal(err)
+	}
+	// In the order in which they run; each sees what the good ones before it did.
+	cases := []struct {
+		name  string
+		fn    func(kv.Tx) error
+		fails string // what the error or panic says; empty: none
+	}{
+		{"good", put("a", "1"), ""},
+		{"fails", func(t kv.Tx) error {
+			t.Put([]byte("a"), []byte("2"))
+			t.Put([]byte("a"), []byte("3"))
+			t.Put([]byte("new"), []byte("x"))
+			t.Put([]byte("new"), []byte("y"))
+			t.Delete([]byte("new"))
+			t.Delete([]byte("old"))
+			t.Delete([]byte("absent"))
+			t.Put([]byte("old"), []byte("z"))
+			return errTest
+		}, "test"},
+		{"panics", func(t kv.Tx) error {
+			t.Put([]byte("b"), []byte("x"))
+			t.Delete([]byte("a"))
+			panic("boom")
+		}, "boom"},
+		{"puts an empty value", func(t kv.Tx) error {
+			t.Put([]byte("c"), []byte("x"))
+			t.Put([]byte("d"), nil)
+			t.Put([]byte("e"), []byte("x"))
+			return nil
+		}, "empty value"},
+		{"puts a key too large", func(t kv.Tx) error {
+			t.Put([]byte("c"), []byte("x"))
+			t.Put(make([]byte, 1<<16), []byte("x"))
+			return nil
+		}, "key too large"},
+		{"looks", func(t kv.Tx) error {
+			if got := dump(t); got != "a=1 old=0 " {
+				return fmt.Errorf("it saw %q", got)
+			}
+			return nil
+		}, ""},
+		{"good as well", put("f", "1"), ""},
+	}
+	release := block(t, x.db)
+	var wg sync.WaitGroup
+	for i, tc := range cases {
+		wg.Go(func() {
+			err := caught(func() error { return x.db.Update(tc.fn) })
+			if (err != nil) != (tc.fails != "") || err != nil && !strings.Contains(err.Error(), tc.fails) {
+				t.Errorf("%s: Update = %v, want %q", tc.name, err, tc.fails)
+			}
+		})
+		gather(x.db, i+1)
+	}
+	release()
+	wg.Wait()
+	err := x.db.View(func(tx kv.Tx) error {
+		if got, want := dump(tx), "a=1 f=1 old=0 "; got != want {
+			t.Errorf("after the batch: %q, want %q", got, want)
+		}
+		return nil
+	})
+	if err := errors.Join(err, x.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// caught returns a panic of fn as an error.
+func caught(fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return fn()
+}
+
+func dump(t kv.Tx) string {
+	var b strings.Builder
+	for k, v := range t.Ascend(nil) {
+		fmt.Fprintf(&b, "%s=%s ", k, v)
+	}
+	return b.String()
+}
+
+func benchmarkCommit(b *testing.B, writers int, update func(fn func(put func(k, v []byte)) error) error) {
+	b.SetParallelism(writers) // times GOMAXPROCS; see the caller
+	value := make([]byte, 200)
+	var mu sync.Mutex
+	n := 0
+	began := time.Now()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			mu.Lock()
+			n++
+			key := fmt.Appendf(nil, "%08d", n*7919%100_000_000)
+			mu.Unlock()
+			err := update(func(put func(k, v []byte)) error {
+				for i := range 4 {
+					put(append([]byte{byte(i)}, key...), value)
+				}
+				return nil
+			})
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "commits/s")
+}
+
+// BenchmarkCommit compares ours with bbolt's own ways to commit, four rows of
+// 200 bytes at a time.
+func BenchmarkCommit(b *testing.B) {
+	for _, perCPU := range []int{1, 4, 16, 32} {
+		b.Run(fmt.Sprintf("ours/%dxCPU", perCPU), func(b *testing.B) {
+			x := openTest(b)
+			benchmarkCommit(b, perCPU, func(fn func(func(k, v []byte)) error) error {
+				return x.db.Update(func(t kv.Tx) error { return fn(t.Put) })
+			})
+			if err := x.Close(); err != nil {
+				b.Error(err)
+			}
+		})
+		for _, name := range []string{"Update", "Batch"} {
+			b.Run(fmt.Sprintf("%s/%dxCPU", name, perCPU), func(b *testing.B) {
+				x := openTest(b)
+				run := x.db.bolt.Update
+				if name == "Batch" {
+					run = x.db.bolt.Batch
+				}
+				benchmarkCommit(b, perCPU, func(fn func(func(k, v []byte)) error) error {
+					return run(func(t *bbolt.Tx) error {
+						rows := t.Bucket(bucket())
+						return fn(func(k, v []byte) {
+							if err := rows.Put(k, v); err != nil {
+								b.Error(err)
+							}
+						})
+					})
+				})
+				if err := x.Close(); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+	}
+}
