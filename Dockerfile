@@ -1,17 +1,14 @@
-# berth as an image: docker build -t berth . && docker run -p 127.0.0.1:5000:5000 -v berth:/data berth
 FROM golang:1.26 AS build
-ENV OUT=/out CGO_ENABLED=0
 WORKDIR /src
 COPY . .
-RUN make build && mkdir -p "$OUT/data" && cp bin/berth "$OUT/berth"
+RUN .ci/build
 
 FROM scratch
-COPY --from=build /out/ /
-VOLUME /data
+COPY --from=build /src/bin/berth /berth
 EXPOSE 5000
-# Inside a container the registry must listen on all addresses for its port to
-# be published, and without users berth refuses that unless it is told what
-# callers without a name may do. So whoever reaches the published port may push:
-# publish it on 127.0.0.1 only, or replace push by pull.
+VOLUME /data
 ENTRYPOINT ["/berth"]
+# Without users, berth serves loopback only, which in a container of its own is
+# nobody. --anonymous push opens it to all who reach the published port: publish
+# it on 127.0.0.1, or on a network that you trust with every image.
 CMD ["serve", "--listen", ":5000", "--data", "/data", "--anonymous", "push"]

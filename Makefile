@@ -1,48 +1,40 @@
-# make run and make test do everything on a fresh machine; make help lists the rest.
+# The tree's own chores. `make` alone lists them.
+GOBIN := $(shell go env GOPATH)/bin
+export PATH := $(GOBIN):$(PATH)
+# Tests of the binary find it here.
+export BERTH := $(CURDIR)/bin/berth
 
-export CGO_ENABLED = 0
-GO      ?= go
-LDFLAGS := -s -w
-INIT    := cmd/berth/embedded/berth-init
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-# What the tests run: clients and servers of others, as Debian packages.
-PACKAGES := skopeo podman buildah docker.io docker-registry crun runc busybox-static debootstrap \
-            nftables iproute2 jq curl ca-certificates gcc libc6-dev xz-utils zstd fuse3 uidmap
-CRANE    := github.com/google/go-containerregistry/cmd/crane@v0.22.1
+deps: ## install what building and testing needs, as far as it is missing
+	.ci/deps
 
-.PHONY: help deps build test check bench soak run clean
+build: ## build bin/berth
+	.ci/build
 
-help: ## list what make can do
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
-
-deps: ## install what the tests need (Debian, root)
-	@deploy/deps.sh "$(CRANE)" $(PACKAGES)
-
-build: $(INIT) ## build bin/berth, with berth-init inside
-	$(GO) build -trimpath -tags embed_init -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
-
-.PHONY: $(INIT)
-$(INIT):
-	@mkdir -p $(@D)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/berth-init
-
-test: deps build ## vet and test everything, the built binary with real clients included
-	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
-	$(GO) vet ./...
-	cd conformance && $(GO) vet ./...
-	CGO_ENABLED=1 $(GO) test -race -timeout 10m ./...
-	cd conformance && BERTH=$(CURDIR)/bin/berth $(GO) test -timeout 10m ./...
-
-check: ## formatting and linters
-	test -z "$$(gofumpt -l $$(git ls-files '*.go'))"
+check: test ## all that test does, and the linters
+	test -z "$$(gofumpt -l . | tee /dev/stderr)"
 	golangci-lint run ./...
-	cd conformance && golangci-lint run ./...
+	cd conformance && golangci-lint run --config ../.golangci.yml ./...
 
-bench: build ## load berth and Debian's docker-registry side by side
-	cd conformance && $(GO) run ./bench -berth $(CURDIR)/bin/berth -peer /usr/bin/docker-registry $(BENCH)
+test: build ## gofmt, vet, unit tests with the race detector, stories with real clients
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./...
+	go test -race ./...
+	cd conformance && go vet ./... && go test ./...
 
-run: build ## start a registry and a node here, push, pull and run; until Ctrl-C
-	@deploy/run.sh
+bench: build ## compare berth with other registries on this machine
+	cd conformance && go run ./bench
 
-clean: ## remove what was built
-	rm -rf bin cmd/berth/embedded
+soak: ## fuzz every parser, a minute each
+	for package in $$(go list ./...); do \
+		for fuzz in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			go test -run '^$$' -fuzz "^$$fuzz$$" -fuzztime 60s $$package || exit 1; \
+		done; \
+	done
+
+run: build ## start berth here and show what it does
+	deploy/run.sh
+
+.PHONY: help deps build check test bench soak run

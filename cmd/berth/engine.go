@@ -60,8 +60,7 @@ func explain(socket string, err error) error {
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("no node answers at %s: start one with: sudo berth node --registry URL --socket %s", socket, socket)
 	}
-	var e *exit
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*exit](err); ok {
 		return &exit{code: e.code, err: explain(socket, e.err)}
 	}
 	return plain{err}

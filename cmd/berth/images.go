@@ -37,7 +37,6 @@ func newImages(std stdio) *cobra.Command {
 			return printJSON(std, res.Items)
 		}
 		table := tabwriter.NewWriter(std.out, 0, 0, 3, ' ', 0)
-		defer table.Flush()
 		if !quiet {
 			fmt.Fprintln(table, "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE")
 		}
@@ -52,7 +51,7 @@ func newImages(std stdio) *cobra.Command {
 					units.HumanDuration(time.Since(time.Unix(image.Created, 0))), units.HumanSize(float64(image.Size)))
 			}
 		}
-		return nil
+		return table.Flush()
 	})
 }
 

@@ -43,8 +43,7 @@ func run(ctx context.Context, std stdio, args []string) int {
 		return 0
 	}
 	code := 1
-	var e *exit
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*exit](err); ok {
 		code = e.code
 		if e.err == nil {
 			return code
@@ -143,8 +142,8 @@ func didYouMean(words []string) string {
 // didYouMeanFlag suggests the flags of cmd that look like the one err did not
 // find.
 func didYouMeanFlag(cmd *cobra.Command, err error) string {
-	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
 		return ""
 	}
 	// cobra compares a mistyped word with the names of commands; here the

@@ -80,8 +80,7 @@ func explain(where string, err error) error {
 		return nil
 	}
 	lines := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
-	var wrong *yaml.TypeError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok {
 		lines = wrong.Errors
 	}
 	var errs []error
