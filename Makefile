@@ -1,8 +1,11 @@
-# The tree's own chores. `make` alone lists them.
+# make run and make test do everything on a fresh machine; make alone lists the
+# rest.
 GOBIN := $(shell go env GOPATH)/bin
 export PATH := $(GOBIN):$(PATH)
 # Tests of the binary find it here.
 export BERTH := $(CURDIR)/bin/berth
+
+.DEFAULT_GOAL := help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -18,14 +21,14 @@ check: test ## all that test does, and the linters
 	golangci-lint run ./...
 	cd conformance && golangci-lint run --config ../.golangci.yml ./...
 
-test: build ## gofmt, vet, unit tests with the race detector, stories with real clients
+test: deps build ## gofmt, vet, unit tests with the race detector, stories with real clients
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./...
 	go test -race ./...
-	cd conformance && go vet ./... && go test ./...
+	cd conformance && go vet ./... && go test -count=1 ./...
 
-bench: build ## compare berth with other registries on this machine
-	cd conformance && go run ./bench
+bench: deps build ## compare berth with other registries on this machine
+	cd conformance && go run ./bench -berth $(BERTH) -peer /usr/bin/docker-registry $(BENCH)
 
 soak: ## fuzz every parser, a minute each
 	for package in $$(go list ./...); do \
@@ -37,4 +40,7 @@ soak: ## fuzz every parser, a minute each
 run: build ## start berth here and show what it does
 	deploy/run.sh
 
-.PHONY: help deps build check test bench soak run
+clean: ## remove what was built
+	rm -rf bin cmd/berth/embedded
+
+.PHONY: help deps build check test bench soak run clean

@@ -23,10 +23,8 @@ say berth up --listen $listen --data "$work/data" --socket "$BERTH_SOCKET"
 server=$!
 ready='registry is ready'
 ((EUID == 0)) && ready='node is ready'
-until grep -q "$ready" "$work/log" 2>/dev/null; do # the log says when it answers
-  kill -0 "$server" 2>/dev/null || exit 1
-  read -rt 0.05 <> <(:) || true
-done
+# The log says when it answers; tail ends with the server.
+grep -qm1 "$ready" <(tail --follow=name --retry --lines=+1 --pid="$server" "$work/log" 2>/dev/null) || exit 1
 
 mkdir -p "$work/berth"
 cp "$berth" "$work/berth/berth"
