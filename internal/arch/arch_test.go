@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"server/web":      {"auth", "internal/...", "storage"},
 
 	"node":           {"client", "internal/...", "node/...", "storage"},
-	"node/engine":    {"client", "internal/...", "node/engine/...", "node/host", "storage"},
+	"node/engine":    {"client", "internal/...", "node/engine/...", "node/host", "node/image", "storage"},
 	"node/host":      {"internal/...", "node/container/...", "node/host/...", "node/image", "node/network", "node/volume"},
 	"node/image":     {"client", "internal/...", "node/image/...", "storage"},
 	"node/peer":      {"client", "internal/...", "storage"},

@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// honoured lists the fields of a create request that the node acts on, each
+// with everything below it. Elements of lists have the path of their list.
+var honoured = set(`
+	Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts OpenStdin StdinOnce
+	Env Cmd Image WorkingDir Entrypoint Labels StopSignal StopTimeout
+	HostConfig.Binds HostConfig.NetworkMode HostConfig.AutoRemove HostConfig.CapAdd HostConfig.CapDrop
+	HostConfig.ExtraHosts HostConfig.GroupAdd HostConfig.OomScoreAdj HostConfig.ReadonlyRootfs
+	HostConfig.SecurityOpt HostConfig.Tmpfs HostConfig.UsernsMode HostConfig.ShmSize HostConfig.Sysctls
+	HostConfig.PortBindings
+	HostConfig.CpuShares HostConfig.Memory HostConfig.NanoCpus HostConfig.CpuPeriod HostConfig.CpuQuota
+	HostConfig.CpusetCpus HostConfig.CpusetMems HostConfig.MemoryReservation HostConfig.MemorySwap
+	HostConfig.PidsLimit HostConfig.Ulimits
+	HostConfig.Mounts.Type HostConfig.Mounts.Source HostConfig.Mounts.Target HostConfig.Mounts.ReadOnly
+	HostConfig.Mounts.BindOptions.Propagation HostConfig.Mounts.BindOptions.NonRecursive
+	HostConfig.Mounts.BindOptions.CreateMountpoint
+	HostConfig.Mounts.TmpfsOptions.SizeBytes HostConfig.Mounts.TmpfsOptions.Mode`)
+
+// neutral lists values of other fields that ask for what the node does anyway,
+// as JSON. Beside them there are null, false, 0, "", [] and {}.
+var neutral = map[string][]string{
+	"Healthcheck.Test":              {`["NONE"]`}, // no check, also if the image has one
+	"HostConfig.CgroupnsMode":       {`"private"`},
+	"HostConfig.IpcMode":            {`"private"`},
+	"HostConfig.Isolation":          {`"default"`},
+	"HostConfig.LogConfig.Type":     {`"` + logDriver + `"`},
+	"HostConfig.MemorySwappiness":   {"-1"},
+	"HostConfig.Mounts.Consistency": {`"default"`},
+	"HostConfig.PidMode":            {`"private"`},
+	"HostConfig.RestartPolicy.Name": {`"no"`},
+	"HostConfig.Runtime":            {`"` + runtimeName + `"`},
+	"HostConfig.VolumeDriver":       {`"local"`},
+}
+
+func set(names string) map[string]bool {
+	m := map[string]bool{}
+	for name := range strings.FieldsSeq(names) {
+		m[name] = true
+	}
+	return m
+}
+
+// checkHonoured refuses by its name the first field of a create request, in
+// alphabetical order, that asks for something the node does not do, also if
+// this version of the node has never heard of it.
+func checkHonoured(body []byte) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return invalidBody(err)
+	}
+	field, value := findUnhonoured("", v)
+	if field == "" {
+		return nil
+	}
+	return unsupported("%s is not supported yet (it is set to %s)", field, value)
+}
+
+// findUnhonoured returns the path and the value of the first such field below
+// path.
+func findUnhonoured(path string, v any) (field, value string) {
+	if honoured[path] {
+		return "", ""
+	}
+	text, err := json.Marshal(v)
+	if err != nil || slices.Contains(neutral[path], string(text)) {
+		return "", ""
+	}
+	switch v := v.(type) {
+	case nil:
+		return "", ""
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for k := range v {
+			keys = append(keys, k)
+		}
+		slices.Sort(keys)
+		for _, k := range keys {
+			if field, value := findUnhonoured(strings.TrimPrefix(path+"."+k, "."), v[k]); field != "" {
+				return field, value
+			}
+		}
+		return "", ""
+	case []any:
+		for _, e := range v {
+			// An element that is set counts even if it is zero for its type,
+			// but for a pair of zeros like ConsoleSize.
+			if field, value := findUnhonoured(path, e); field != "" {
+				return field, value
+			}
+		}
+		return "", ""
+	case bool:
+		if !v {
+			return "", ""
+		}
+	case json.Number:
+		if f, err := v.Float64(); err == nil && f == 0 {
+			return "", ""
+		}
+	case string:
+		if v == "" {
+			return "", ""
+		}
+	}
+	const shown = 100
+	if len(text) > shown {
+		text = append(text[:shown:shown], "..."...)
+	}
+	return path, string(text)
+}

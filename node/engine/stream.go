@@ -1,0 +1,105 @@
+package engine
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+)
+
+// The content types of a container's output.
+const (
+	rawStream   = "application/vnd.docker.raw-stream"
+	multiplexed = "application/vnd.docker.multiplexed-stream"
+)
+
+// frames writes output in the frames that clients of a container without
+// terminal expect: stream, three zero bytes, length of the payload as 32 bits
+// big-endian, payload.
+type frames struct {
+	to  io.Writer
+	buf []byte
+}
+
+func (f *frames) write(stderr bool, payload []byte) error {
+	if len(payload) == 0 {
+		return nil
+	}
+	stream := byte(stdcopy.Stdout)
+	if stderr {
+		stream = byte(stdcopy.Stderr)
+	}
+	f.buf = append(f.buf[:0], stream, 0, 0, 0, 0, 0, 0, 0)
+	binary.BigEndian.PutUint32(f.buf[4:], uint32(len(payload)))
+	f.buf = append(f.buf, payload...)
+	_, err := f.to.Write(f.buf) // one write: a frame is never torn by another stream's
+	return err
+}
+
+// flushWriter sends every write at once.
+type flushWriter struct {
+	http.ResponseWriter
+	flush func() error
+}
+
+func newFlushWriter(w http.ResponseWriter) *flushWriter {
+	return &flushWriter{w, http.NewResponseController(w).Flush}
+}
+
+func (f *flushWriter) Write(p []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(p)
+	if err == nil {
+		err = f.flush()
+	}
+	return n, err
+}
+
+// hijacked is a connection that a client has turned into a stream, with what
+// was read of it beforehand.
+type hijacked struct {
+	net.Conn
+	from *bufio.Reader
+}
+
+func (h *hijacked) Read(p []byte) (int, error) { return h.from.Read(p) }
+
+// closeWrite tells the client that no more output comes, while it may still
+// send.
+func (h *hijacked) closeWrite() {
+	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite() // the client may be gone
+	}
+}
+
+// hijack takes over the connection and answers as the client asked: with 101 if
+// it wants to upgrade, as all since API 1.22 do, else with 200.
+func hijack(w http.ResponseWriter, r *http.Request, contentType string) (*hijacked, error) {
+	upgrade := r.Header.Get("Upgrade") != ""
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + contentType + "\r\n\r\n"
+	if upgrade {
+		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + contentType + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n" +
+			"Api-Version: " + w.Header().Get("Api-Version") + "\r\n\r\n"
+	}
+	if _, err := io.WriteString(conn, head); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("answer on the connection: %w", err)
+	}
+	return &hijacked{Conn: conn, from: rw.Reader}, nil
+}
+
+// streamType returns the content type of a stream of frames, by the version and
+// what the client accepts.
+func streamType(r *http.Request) string {
+	if versionOf(r) >= version(1_42) {
+		return multiplexed
+	}
+	return rawStream
+}

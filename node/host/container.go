@@ -1,0 +1,224 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"berth.internal/internal/durable"
+	"berth.internal/node/container"
+)
+
+// Status is where a container is in its life, in Docker's words.
+type Status string
+
+// The states there are so far.
+const (
+	Created  Status = "created"
+	Running  Status = "running"
+	Exited   Status = "exited"
+	Removing Status = "removing"
+	Dead     Status = "dead" // could not be removed in full; removing it again goes on
+)
+
+// State is what a container does or did last.
+type State struct {
+	Status    Status    `json:"status"`
+	PID       int       `json:"-"` // on the node, while it runs
+	ExitCode  int       `json:"exit_code"`
+	Error     string    `json:"error,omitempty"` // why it could not be started, or was lost
+	OOMKilled bool      `json:"oom_killed,omitempty"`
+	Started   time.Time `json:"started,omitzero"`  // zero: never
+	Finished  time.Time `json:"finished,omitzero"` // zero: never
+}
+
+// Container is what there is to know about a container at one moment.
+type Container struct {
+	ID      string // 64 hex digits
+	Name    string
+	Created time.Time
+	Spec    Spec   // with the image's part filled in
+	ImageID string // digest of the image's configuration
+	Args    []string
+	State   State
+	Execs   []string // ids of the processes that exec started and that still run
+	Files   Files
+}
+
+// Files are a container's files on the node.
+type Files struct {
+	Log, Hosts, Hostname, ResolvConf string
+}
+
+// recordVersion is the version of the records this program reads and writes.
+const recordVersion = 1
+
+// record is what is on disk of a container, beside what the runtime keeps.
+type record struct {
+	Version int       `json:"version"`
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	ImageID string    `json:"image_id"`
+	Spec    Spec      `json:"spec"`
+	Users   uint32    `json:"users,omitempty"` // first of its numbers on the node; 0: the node's own users
+	Last    *State    `json:"last,omitempty"`  // of a run that the runtime has forgotten
+}
+
+// ctr is a container in memory.
+type ctr struct {
+	dir string // Options.Dir
+
+	// op is held over a start, a rename and a removal, which exclude each other.
+	op sync.Mutex
+
+	mu       sync.Mutex // guards the rest, never over the disk
+	rec      record
+	state    State
+	joinable bool // the runtime has it, and its output has not ended
+	removing bool
+	failed   bool // its removal did
+	run      *run // the present or next one
+	gone     chan struct{}
+	waiting  []*Attachment // for the next start
+	execs    []*execution  // oldest first
+}
+
+// run is one life of the container's process, from before its start.
+type run struct {
+	ended chan struct{} // closed when it has
+	exit  Exit          // valid then
+}
+
+func newRun() *run { return &run{ended: make(chan struct{})} }
+
+func newCtr(dir string, rec record) *ctr {
+	return &ctr{dir: dir, rec: rec, state: State{Status: Created}, run: newRun(), gone: make(chan struct{})}
+}
+
+// path returns the path of something the container has on the node.
+func (c *ctr) path(elem ...string) string {
+	return filepath.Join(append([]string{c.dir, c.rec.ID}, elem...)...)
+}
+
+func (c *ctr) recordPath() string { return filepath.Join(c.dir, c.rec.ID+recordSuffix) }
+func (c *ctr) gonePath() string   { return filepath.Join(c.dir, c.rec.ID+goneSuffix) }
+
+// The names of records: of a container, and of one that is being removed.
+const (
+	recordSuffix = ".json"
+	goneSuffix   = ".gone"
+)
+
+func (c *ctr) name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec.Name
+}
+
+func (c *ctr) snapshot() Container {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := Container{
+		ID: c.rec.ID, Name: c.rec.Name, Created: c.rec.Created, Spec: c.rec.Spec, ImageID: c.rec.ImageID,
+		Args: c.rec.Spec.Process.args(), State: c.state,
+		Files: Files{Log: c.path("log"), Hosts: c.path("hosts"), Hostname: c.path("hostname"), ResolvConf: c.path("resolv.conf")},
+	}
+	for _, x := range c.execs {
+		if x.running() {
+			s.Execs = append(s.Execs, x.id)
+		}
+	}
+	switch {
+	case c.failed:
+		s.State.Status = Dead
+	case c.removing:
+		s.State.Status = Removing
+	}
+	return s
+}
+
+// running reports whether the container runs now.
+func (c *ctr) running() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Status == Running
+}
+
+// save writes the record. c.op is held, or nobody else knows the container.
+func (c *ctr) save(rec record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("write record of container %s: %w", shortID(rec.ID), err)
+	}
+	if err := durable.WriteFile(c.recordPath(), data, 0o600); err != nil {
+		return fmt.Errorf("write record of container %s: %w", shortID(rec.ID), err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec = rec
+	return nil
+}
+
+// readRecord reads what save wrote.
+func readRecord(path string) (rec record, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return rec, err
+	}
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, fmt.Errorf("read record %s: %w", path, err)
+	}
+	if rec.Version > recordVersion {
+		return rec, fmt.Errorf("record %s was written by a newer berth: its version is %d, this berth knows %d", path, rec.Version, recordVersion)
+	}
+	return rec, nil
+}
+
+// fromRuntime translates what the runtime knows of a container's last run.
+func fromRuntime(st container.State) State {
+	s := State{
+		Status: Exited, PID: st.Pid, ExitCode: st.ExitCode, Error: st.Error, OOMKilled: st.OOMKilled,
+		Started: st.Started, Finished: st.Finished,
+	}
+	switch {
+	case st.Status == container.StatusRunning:
+		s.Status = Running
+	case st.Started.IsZero():
+		s.Status = Created // its program was never executed
+	}
+	return s
+}
+
+// removeFiles removes everything the container has on the node, its record
+// last.
+func (c *ctr) removeFiles() error {
+	if err := os.RemoveAll(c.path()); err != nil {
+		return err
+	}
+	if err := os.Remove(c.gonePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.SyncDir(c.dir)
+}
+
+// dropExecs forgets the oldest processes that have ended, but for the last
+// execsKept. It returns the ids of those it forgot. c.mu is held.
+func (c *ctr) dropExecs() (dropped []string) {
+	over := len(c.execs) - execsKept
+	c.execs = slices.DeleteFunc(c.execs, func(x *execution) bool {
+		if over <= 0 || x.running() {
+			return false
+		}
+		over--
+		dropped = append(dropped, x.id)
+		return true
+	})
+	return dropped
+}

@@ -1,0 +1,218 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container"
+)
+
+// execsKept is how many processes of exec a container remembers after their
+// end, so that clients can still ask for their exit codes.
+const execsKept = 64
+
+// ExecSpec is a further process for a running container. What is empty is as of
+// the container's own.
+type ExecSpec struct {
+	Args       []string
+	Env        []string
+	WorkingDir string
+	User       string
+	Attached   Attached
+}
+
+// Exec is what there is to know about a process of exec.
+type Exec struct {
+	ID        string
+	Container string
+	Spec      ExecSpec
+	Started   bool
+	Running   bool
+	PID       int // on the node, while it runs
+	ExitCode  int // valid when it has started and does not run
+}
+
+// execution is a process of exec in memory. It does not outlive the agent: what
+// it is for, a client that waits for it, does not either.
+type execution struct {
+	id   string
+	ctr  *ctr
+	spec ExecSpec
+
+	mu    sync.Mutex
+	state Exec
+}
+
+func (x *execution) running() bool { return x.snapshot().Running }
+
+func (x *execution) snapshot() Exec {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.state
+}
+
+func (x *execution) update(change func(*Exec)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	change(&x.state)
+}
+
+// CreateExec prepares a process for a running container; StartExec runs it.
+// Errors: ErrNotFound; ErrConflict if the container does not run; ErrInvalid.
+func (h *Host) CreateExec(_ context.Context, ref string, spec ExecSpec) (string, error) {
+	c, err := h.find(ref)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case len(spec.Args) == 0:
+		return "", invalid("No exec command specified")
+	case !c.running():
+		return "", conflict("container %s is not running", c.rec.ID)
+	}
+	x := &execution{id: newID(), ctr: c, spec: spec}
+	x.state = Exec{ID: x.id, Container: c.rec.ID, Spec: spec}
+	c.mu.Lock()
+	c.execs = append(c.execs, x)
+	dropped := c.dropExecs()
+	c.mu.Unlock()
+	h.mu.Lock()
+	h.execs[x.id] = x
+	for _, id := range dropped {
+		delete(h.execs, id)
+	}
+	h.mu.Unlock()
+	h.tell(c, "exec_create: "+spec.Args[0], "execID", x.id)
+	return x.id, nil
+}
+
+// Exec returns what is known of a process of exec. Errors: ErrNotFound.
+func (h *Host) Exec(id string) (Exec, error) {
+	x, err := h.execution(id)
+	if err != nil {
+		return Exec{}, err
+	}
+	return x.snapshot(), nil
+}
+
+func (h *Host) execution(id string) (*execution, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.execs[id]
+	if x == nil {
+		return nil, notFound("No such exec instance: %s", id)
+	}
+	return x, nil
+}
+
+// StartExec runs a prepared process. With streams it returns when the process
+// has ended and its output is read; without, when it runs. Errors: ErrNotFound;
+// ErrConflict if it was started before or the container does not run;
+// ErrInvalid if there is no such program or user.
+func (h *Host) StartExec(ctx context.Context, id string, streams Streams) error {
+	x, err := h.execution(id)
+	if err != nil {
+		return err
+	}
+	if !x.claim() {
+		return conflict("exec %s has already run", id)
+	}
+	attached := streams.Output != nil || streams.Stdin != nil
+	process, err := h.run(ctx, x, streams)
+	if err != nil {
+		code := failureCode(err)
+		x.update(func(e *Exec) { e.Running, e.ExitCode = false, code })
+		return err
+	}
+	ended := make(chan struct{})
+	h.begin(func(life context.Context) {
+		defer close(ended)
+		h.reap(life, x, process)
+	})
+	if !attached {
+		return process.Streams.Close()
+	}
+	err = pump(ctx, &process.Streams, streams)
+	if err := h.until(ctx, ended); err != nil {
+		return err // the client has gone; the process goes on
+	}
+	return err
+}
+
+// claim reports whether the caller is the first to start it.
+func (x *execution) claim() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	first := !x.state.Started
+	x.state.Started, x.state.Running = true, true
+	return first
+}
+
+// run starts the process in the runtime.
+func (h *Host) run(ctx context.Context, x *execution, streams Streams) (*container.Exec, error) {
+	c := x.ctr
+	process, err := h.execProcess(x)
+	if err != nil {
+		return nil, err
+	}
+	wants := container.AttachOptions{Stdin: streams.Stdin != nil, Stdout: streams.Output != nil, Stderr: streams.Output != nil}
+	started, err := h.opts.Runtime.Exec(ctx, c.rec.ID, container.ExecSpec{Process: *process, AttachOptions: wants})
+	switch {
+	case errors.Is(err, container.ErrStatus), errors.Is(err, container.ErrNotFound):
+		return nil, conflict("container %s is not running", c.rec.ID)
+	case err != nil:
+		return nil, startFailure(x.spec.Args[0], err)
+	}
+	x.update(func(e *Exec) { e.PID = started.Pid })
+	h.tell(c, "exec_start: "+x.spec.Args[0], "execID", x.id)
+	return started, nil
+}
+
+// reap waits for the end of the process.
+func (h *Host) reap(ctx context.Context, x *execution, process *container.Exec) {
+	code, err := process.Wait(ctx)
+	if err != nil && ctx.Err() == nil {
+		h.opts.Log.Error("lost sight of a process of exec", "container", x.ctr.rec.ID, "exec", x.id, "error", err)
+		code = 255
+	}
+	x.update(func(e *Exec) { e.Running, e.PID, e.ExitCode = false, 0, code })
+	h.tell(x.ctr, "exec_die", append([]string{"execID", x.id}, exitAttr(code)...)...)
+}
+
+// execProcess says in the runtime's words what to run: like the container's
+// first process, but for what the spec says.
+func (h *Host) execProcess(x *execution) (*specs.Process, error) {
+	rec := x.ctr.rec
+	lowers, err := h.opts.Images.Layers(digest.Digest(rec.ImageID))
+	if err != nil {
+		return nil, err
+	}
+	root := tree{x.ctr.path("upper")}
+	for _, dir := range slices.Backward(lowers) {
+		root = append(root, dir)
+	}
+	user, groups := x.spec.User, []string(nil)
+	if user == "" {
+		user, groups = rec.Spec.Process.User, rec.Spec.Process.Groups
+	}
+	acc, err := lookupUser(root.open, user, groups)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := x.ctr.runtimeSpec(acc)
+	if err != nil {
+		return nil, err
+	}
+	p := spec.Process
+	p.Args = x.spec.Args
+	p.Env = environ(rec.Spec.Hostname, acc, slices.Concat(rec.Spec.Process.Env, x.spec.Env))
+	if x.spec.WorkingDir != "" {
+		p.Cwd = x.spec.WorkingDir
+	}
+	return p, nil
+}

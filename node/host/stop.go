@@ -1,0 +1,182 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container"
+)
+
+const sigKill = syscall.SIGKILL
+
+// StopOptions say how to stop. What is not set, the container says.
+type StopOptions struct {
+	Signal  string
+	Timeout *int // seconds until it is killed; below 0: never
+}
+
+// Stop asks the container to end, and kills it if it has not within the
+// timeout. It returns when it has ended. Errors: ErrNotFound; ErrNotModified if
+// it does not run; ErrInvalid.
+func (h *Host) Stop(ctx context.Context, ref string, opts StopOptions) error {
+	c, err := h.find(ref)
+	if err != nil {
+		return err
+	}
+	if !c.running() {
+		return ErrNotModified
+	}
+	if err := h.stop(ctx, c, opts); err != nil {
+		return err
+	}
+	h.tell(c, "stop")
+	return nil
+}
+
+func (h *Host) stop(ctx context.Context, c *ctr, opts StopOptions) error {
+	for _, name := range []string{c.rec.Spec.StopSignal, DefaultStopSignal} {
+		if opts.Signal == "" {
+			opts.Signal = name
+		}
+	}
+	sig, err := parseSignal(opts.Signal)
+	if err != nil {
+		return err
+	}
+	timeout := DefaultStopTimeout
+	for _, t := range []*int{c.rec.Spec.StopTimeout, opts.Timeout} {
+		if t != nil {
+			timeout = time.Duration(*t) * time.Second
+		}
+	}
+	run := c.current()
+	if err := h.signal(ctx, c, sig); err != nil {
+		if errors.Is(err, ErrConflict) { // it has ended by itself
+			return c.ended(ctx, run)
+		}
+		return err
+	}
+	if timeout >= 0 {
+		late := time.NewTimer(timeout)
+		defer late.Stop()
+		select {
+		case <-run.ended:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-h.closing:
+			return ErrClosed
+		case <-late.C:
+			return h.killAndWait(ctx, c)
+		}
+	}
+	return h.until(ctx, run.ended)
+}
+
+// until waits for something to happen.
+func (h *Host) until(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.closing:
+		return ErrClosed
+	}
+}
+
+// current returns the container's present run.
+func (c *ctr) current() *run {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.run
+}
+
+// ended waits for the end of a run that the runtime says is over.
+func (c *ctr) ended(ctx context.Context, run *run) error {
+	select {
+	case <-run.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// killAndWait kills the container and waits for its end. One that has ended is
+// no error.
+func (h *Host) killAndWait(ctx context.Context, c *ctr) error {
+	run := c.current()
+	if !c.running() {
+		return nil
+	}
+	if err := h.signal(ctx, c, sigKill); err != nil && !errors.Is(err, ErrConflict) {
+		return err
+	}
+	return h.until(ctx, run.ended)
+}
+
+// Restart stops the container, if it runs, and starts it. Errors: as of Stop and
+// Start.
+func (h *Host) Restart(ctx context.Context, ref string, opts StopOptions) error {
+	c, err := h.find(ref)
+	if err != nil {
+		return err
+	}
+	if c.rec.Spec.AutoRemove && c.running() {
+		return conflict("container %s is removed when it stops (--rm), so it cannot be restarted", shortID(c.rec.ID))
+	}
+	if c.running() {
+		if err := h.stop(ctx, c, opts); err != nil {
+			return err
+		}
+	}
+	if err := h.Start(ctx, c.rec.ID); err != nil && !errors.Is(err, ErrNotModified) {
+		return err
+	}
+	h.tell(c, "restart")
+	return nil
+}
+
+// Kill sends a signal to the container's first process, and if it is one that
+// always ends it, returns when it has. Errors: ErrNotFound; ErrConflict if it
+// does not run; ErrInvalid.
+func (h *Host) Kill(ctx context.Context, ref, signal string) error {
+	c, err := h.find(ref)
+	if err != nil {
+		return err
+	}
+	sig, err := parseSignal(signal)
+	if err != nil {
+		return err
+	}
+	run := c.current()
+	if err := h.signal(ctx, c, sig); err != nil {
+		return err
+	}
+	if sig == sigKill {
+		return h.until(ctx, run.ended)
+	}
+	return nil
+}
+
+// signal sends sig. Errors: ErrConflict if the container does not run.
+func (h *Host) signal(ctx context.Context, c *ctr, sig syscall.Signal) error {
+	stopped := conflict("container %s is not running", c.rec.ID)
+	if !c.running() {
+		return stopped
+	}
+	err := h.opts.Runtime.Kill(ctx, c.rec.ID, sig)
+	switch {
+	case errors.Is(err, container.ErrStatus), errors.Is(err, container.ErrNotFound):
+		return stopped
+	case err != nil:
+		return err
+	}
+	name := unix.SignalName(sig)
+	h.tell(c, "kill", "signal", name)
+	return nil
+}

@@ -1,0 +1,147 @@
+// Package node is the agent on a machine that runs containers: it puts the
+// image store, the runtime and the Docker Engine API together and serves the
+// last on a unix socket. Containers do not depend on it: it can be stopped,
+// killed and replaced while they run.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth.internal/client"
+	"berth.internal/internal/datadir"
+	"berth.internal/node/container"
+	"berth.internal/node/engine"
+	"berth.internal/node/host"
+	"berth.internal/node/image"
+)
+
+// Agent is a node's agent. Make it with Open.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	dir    *datadir.Dir
+	images *image.Store
+	rt     *container.Runtime
+	host   *host.Host
+	engine *engine.Engine
+}
+
+// Open takes the node's part of the data directory and finds the containers
+// that were made before. ctx bounds Open only.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, ErrNotRoot
+	}
+	a := &Agent{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if a.dir, err = datadir.Open(cfg.Data, "node"); err != nil {
+		return nil, err
+	}
+	id, err := identity(a.dir.Path("id"))
+	if err != nil {
+		return nil, err
+	}
+	registry, err := client.New(client.Options{Registry: cfg.Registry, UserAgent: "berth-node/" + cfg.Version})
+	if err != nil {
+		return nil, err
+	}
+	if a.images, err = image.Open(a.dir.Path("images"), image.Options{Logger: log}); err != nil {
+		return nil, err
+	}
+	if a.rt, err = container.Open(container.Config{
+		Root: a.dir.Path("containers"), Run: filepath.Join("/run/berth", id.short()), CgroupParent: "berth-" + id.short(), Init: cfg.Init, Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	name := cfg.Name
+	if name == "" {
+		name = registry.Host()
+	}
+	if a.host, err = host.Open(ctx, host.Options{
+		Dir: a.dir.Path("host"), Node: string(id), Registry: name, Endpoints: []string{registry.Host()},
+		Images: a.images, Source: registry, Runtime: a.rt, Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	machine, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's name: %w", err)
+	}
+	a.engine = engine.New(a.host, engine.Config{
+		ID: string(id), Name: machine, Version: cfg.Version, Registry: name, Data: a.dir.Path(),
+	}, log)
+	return a, nil
+}
+
+// Metrics returns what the node measures.
+func (a *Agent) Metrics() []prometheus.Collector {
+	return append(a.host.Metrics(), a.images.Metrics()...)
+}
+
+// Serve answers the Docker Engine API on the socket until ctx ends. Containers
+// run on.
+func (a *Agent) Serve(ctx context.Context) error {
+	l, err := listen(ctx, a.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	connections, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	hs := &http.Server{
+		Handler:           a.engine,
+		ReadHeaderTimeout: 20 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return connections },
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- hs.Serve(l) }()
+	a.log.Info("node is ready", "socket", a.cfg.Socket, "registry", a.cfg.Registry)
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve on %s: %w", a.cfg.Socket, err)
+	case <-ctx.Done():
+	}
+	// Streams of logs and events never end by themselves.
+	cut()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err = hs.Shutdown(end)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = hs.Close()
+	}
+	<-served
+	a.log.Info("node has stopped; its containers run on")
+	return err
+}
+
+// Close gives back what Open took. Containers run on.
+func (a *Agent) Close() error {
+	var errs []error
+	if a.host != nil {
+		errs = append(errs, a.host.Close())
+	}
+	if a.rt != nil {
+		errs = append(errs, a.rt.Close())
+	}
+	if a.dir != nil {
+		errs = append(errs, a.dir.Close())
+	}
+	return errors.Join(errs...)
+}
