@@ -40,7 +40,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, offse
 		c.header = http.Header{"Range": {rng}}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := r.do(ctx, c)
+	resp, err := r.do(ctx, c) //nolint:bodyclose // the caller closes it with what is returned
 	if err != nil {
 		cancel(nil)
 		return nil, err

@@ -420,24 +420,36 @@ func TestErrorsLeadOn(t *testing.T) {
 		do   func(context.Context) error
 		want string
 	}{
-		{"no tag", func(ctx context.Context) error { _, err := r.Resolve(ctx, "team/app", "2"); return err },
-			"repository team/app has no tag 2 in " + host + "; list its tags with: berth repo tags " + host + "/team/app"},
-		{"no manifest", func(ctx context.Context) error { _, err := r.Resolve(ctx, "team/app", none.String()); return err },
-			"repository team/app has no manifest " + none.String()},
-		{"no blob", func(ctx context.Context) error { _, err := r.Blob(ctx, "team/app", none, 0, -1); return err },
-			"repository team/app has no blob " + none.String() + " in " + host},
+		{
+			"no tag", func(ctx context.Context) error { _, err := r.Resolve(ctx, "team/app", "2"); return err },
+			"repository team/app has no tag 2 in " + host + "; list its tags with: berth repo tags " + host + "/team/app",
+		},
+		{
+			"no manifest", func(ctx context.Context) error { _, err := r.Resolve(ctx, "team/app", none.String()); return err },
+			"repository team/app has no manifest " + none.String(),
+		},
+		{
+			"no blob", func(ctx context.Context) error { _, err := r.Blob(ctx, "team/app", none, 0, -1); return err },
+			"repository team/app has no blob " + none.String() + " in " + host,
+		},
 		{"no repository", func(ctx context.Context) error {
 			for _, err := range r.Tags(ctx, "other") {
 				return err
 			}
 			return nil
 		}, host + " has no repository other; list its repositories with: berth repo ls --registry " + host},
-		{"no name", func(ctx context.Context) error { _, err := r.Resolve(ctx, "../x", "1"); return err },
-			`"../x:1" is not a name that a registry can hold`},
-		{"no digest", func(ctx context.Context) error { return r.DeleteBlob(ctx, "a", "sha256:/../x") },
-			`"sha256:/../x" is not a digest`},
-		{"nobody there", dial(t, Options{Registry: gone.URL}).Ping,
-			"cannot reach the registry at " + gone.URL + ": is it running? start one with: berth serve"},
+		{
+			"no name", func(ctx context.Context) error { _, err := r.Resolve(ctx, "../x", "1"); return err },
+			`"../x" is not the name of a repository`,
+		},
+		{
+			"no digest", func(ctx context.Context) error { return r.DeleteBlob(ctx, "a", "sha256:/../x") },
+			`"sha256:/../x" is not a digest`,
+		},
+		{
+			"nobody there", dial(t, Options{Registry: gone.URL}).Ping,
+			"cannot reach the registry at " + gone.URL + ": is it running? start one with: berth serve",
+		},
 		{"no registry", dial(t, Options{Registry: web.URL}).Ping, at(web.URL) + " answers, but not as a registry"},
 		{"no TLS", dial(t, Options{Registry: "https://" + host}).Ping, "if it may go without, name it http://" + host},
 		{"unknown CA", dial(t, Options{Registry: secure.URL}).Ping, "is not one this machine trusts; name its CA's file"},

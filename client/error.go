@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"berth.internal/internal/oci"
 )
 
 // Failures that a caller may tell apart, by errors.Is.
@@ -29,10 +31,10 @@ var errStalled = errors.New("the connection stands still")
 
 // Error is a registry's answer that it could not or would not.
 type Error struct {
-	Code    string // as in the distribution spec, "Error Codes"; empty if the registry gave none
-	Message string // the registry's own words, if any
-	Status  int    // HTTP status
-	Text    string // what happened and what to do about it, for people
+	Code    oci.Code // empty if the registry gave none
+	Message string   // the registry's own words, if any
+	Status  int      // HTTP status
+	Text    string   // what happened and what to do about it, for people
 
 	retryAfter time.Duration
 }
@@ -68,7 +70,7 @@ func (r *Registry) answered(c call, resp *http.Response) *Error {
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err == nil && json.Unmarshal(raw, &body) == nil && len(body.Errors) > 0 {
-		e.Code, e.Message = printable(body.Errors[0].Code), printable(body.Errors[0].Message)
+		e.Code, e.Message = oci.Code(printable(body.Errors[0].Code)), printable(body.Errors[0].Message)
 	}
 	e.Text = r.explain(c, e)
 	return e
@@ -88,7 +90,7 @@ func (r *Registry) explain(c call, e *Error) string {
 		return fmt.Sprintf("%s does not accept the password of %s to %s%s", host, r.auth.username, c.doing, said)
 	case e.Status == http.StatusForbidden:
 		return fmt.Sprintf("%s does not allow %s to %s%s", host, r.auth.who(), c.doing, said)
-	case e.Status == http.StatusNotFound && e.Code == "NAME_UNKNOWN":
+	case e.Status == http.StatusNotFound && e.Code == oci.NameUnknown.Code:
 		return fmt.Sprintf("%s has no repository %s; list its repositories with: berth repo ls --registry %s", host, c.repo, host)
 	case e.Status == http.StatusNotFound && c.manifest != "":
 		what := "tag"
@@ -102,7 +104,7 @@ func (r *Registry) explain(c call, e *Error) string {
 		return fmt.Sprintf("%s answers, but not as a registry: it has no /v2/; is the address right?", host)
 	}
 	if e.Code != "" {
-		said += " (" + e.Code + ")"
+		said += " (" + string(e.Code) + ")"
 	}
 	return fmt.Sprintf("%s in %s: the registry answered %d %s%s", c.doing, host, e.Status, http.StatusText(e.Status), said)
 }

@@ -31,7 +31,7 @@ func (r *Registry) Tags(ctx context.Context, repo string) iter.Seq2[string, erro
 			Tags []string `json:"tags"`
 		}
 		err := json.Unmarshal(page, &body)
-		return body.Tags, err
+		return plain(body.Tags), err
 	})
 }
 
@@ -46,7 +46,7 @@ func (r *Registry) Repositories(ctx context.Context) iter.Seq2[string, error] {
 			Repositories []string `json:"repositories"`
 		}
 		err := json.Unmarshal(page, &body)
-		return body.Repositories, err
+		return plain(body.Repositories), err
 	})
 }
 
@@ -86,6 +86,14 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest, 
 	}
 }
 
+// plain makes names fit for a terminal, whatever a registry calls a name.
+func plain(names []string) []string {
+	for i := range names {
+		names[i] = printable(names[i])
+	}
+	return names
+}
+
 func manifestsOf(page []byte) ([]v1.Descriptor, error) {
 	var index v1.Index
 	err := json.Unmarshal(page, &index)
@@ -120,7 +128,7 @@ func (r *Registry) tagReferrer(ctx context.Context, repo string, desc v1.Descrip
 		Subject *v1.Descriptor `json:"subject"`
 	}
 	if err := json.Unmarshal(manifest, &m); err != nil || m.Subject == nil {
-		return nil //nolint:nilerror // an unusual manifest has no subject that we know of
+		return nil // of an unusual manifest no subject is known
 	}
 	subject := m.Subject.Digest
 	all, err := r.standIn(ctx, repo, subject)

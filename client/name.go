@@ -2,32 +2,26 @@ package client
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"berth.internal/internal/oci"
-	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 )
 
-// checkName makes sure that a repository, and a tag or digest in it, can stand
-// in a path and name nothing else there.
+// checkName makes sure that a repository and, if not empty, a tag or digest in
+// it can stand in a path and name nothing else there.
 func checkName(repo, ref string) error {
-	sep := ":"
-	if strings.Contains(ref, ":") {
-		sep = "@"
-		if err := digest.Digest(ref).Validate(); err != nil {
-			return fmt.Errorf("%q is not a digest: %w", ref, err)
-		}
+	_, err := oci.ParseName(repo)
+	switch {
+	case err != nil || ref == "":
+	case strings.Contains(ref, ":"):
+		_, err = oci.ParseDigest(ref)
+	default:
+		_, err = oci.ParseTag(ref)
 	}
-	if ref == "" {
-		ref = oci.DefaultTag
+	if e, ok := errors.AsType[*oci.Error](err); ok {
+		return errors.New(e.Message) // the code is for the protocol
 	}
-	// The host in front keeps the first part of repo from being read as one.
-	if _, err := reference.Parse("host.invalid/" + repo + sep + ref); err != nil {
-		return fmt.Errorf("%q is not a name that a registry can hold: %w", repo+sep+ref, err)
-	}
-	return nil
+	return err
 }
 
 func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

@@ -15,8 +15,11 @@ func TestParseChallenges(t *testing.T) {
 	}{
 		{"none", nil, ""},
 		{"basic", []string{`Basic realm="x"`}, `[{basic map[realm:x]}]`},
-		{"bearer", []string{`Bearer realm="https://a/token",service="a",scope="repository:b:pull,push"`},
-			`[{bearer map[realm:https://a/token scope:repository:b:pull,push service:a]}]`},
+		{
+			"bearer",
+			[]string{`Bearer realm="https://a/token",service="a",scope="repository:b:pull,push"`},
+			`[{bearer map[realm:https://a/token scope:repository:b:pull,push service:a]}]`,
+		},
 		{"two headers", []string{`Bearer realm=a`, `Basic realm=b`}, `[{bearer map[realm:a]} {basic map[realm:b]}]`},
 		{"one header", []string{`Bearer realm="a", error="b, c" , Basic realm="b\"c"`}, `[{bearer map[error:b, c realm:a]} {basic map[realm:b"c]}]`},
 		{"blanks", []string{` Bearer realm = "a" ; Basic`}, `[{bearer map[realm:a]}]`},

@@ -89,7 +89,12 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 		if err == nil {
 			return Uploaded, nil
 		}
-		if ctx.Err() != nil || attempt == maxAttempts || !passing(err) {
+		if u.session != nil && lost(err) {
+			u.session, u.held = nil, 0
+		} else if !passing(err) {
+			attempt = maxAttempts
+		}
+		if ctx.Err() != nil || attempt == maxAttempts {
 			u.cancel(ctx)
 			return 0, err
 		}
@@ -107,6 +112,13 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 			attempt = 0
 		}
 	}
+}
+
+// lost says that the registry knows nothing of an upload any more, or not what
+// we know of it.
+func lost(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusRequestedRangeNotSatisfiable)
 }
 
 // attempt sends what the registry does not hold yet.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -86,9 +87,7 @@ func (r *Registry) request(ctx context.Context, c call) (*http.Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.doing, err)
 	}
-	for k, v := range c.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, c.header)
 	req.Header.Set("User-Agent", r.agent)
 	if sameOrigin(req.URL, r.base) {
 		v, err := r.auth.header(ctx, c.scope)

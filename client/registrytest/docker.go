@@ -3,6 +3,7 @@ package registrytest
 
 import (
 	"bufio"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +28,7 @@ http: {addr: "127.0.0.1:0"}
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("docker-registry", "serve", config)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "docker-registry", "serve", config)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
