@@ -7,7 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
+
+	"berth.internal/node/container/shim"
 )
 
 // stdio is what a command reads and writes, so that a test can stand in for
@@ -18,6 +21,12 @@ type stdio struct {
 }
 
 func main() {
+	// Without berth-init inside, berth executes itself as the shim of its
+	// containers.
+	if filepath.Base(os.Args[0]) == shim.Name {
+		os.Exit(shim.Main())
+	}
+
 	// The first SIGINT or SIGTERM asks for a clean end, the second one ends at
 	// once: after the first, the signals do again what they do by default.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -87,7 +87,8 @@ pulls from it, and the tool for both.`,
 		newRun(std), newExec(std), newPs(std), newLogs(std), newInspect(std),
 		newStart(std), newStop(std), newKill(std), newWait(std), newRm(std),
 		newPull(std), newImages(std), newRmi(std), newInfo(std),
-		newServe(std),
+		newServe(std), newNode(std), newUp(std),
+		newRepo(std),
 		newVersion(std),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

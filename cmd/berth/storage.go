@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 
 	"berth.internal/internal/datadir"
 	"berth.internal/storage"
@@ -21,7 +19,7 @@ type data struct {
 
 // openData opens the registry's part of the data directory path: bytes on the
 // file system, names and records in bbolt.
-func openData(ctx context.Context, path string, log *slog.Logger) (_ *data, err error) {
+func openData(path string) (_ *data, err error) {
 	d := &data{}
 	if d.dir, err = datadir.Open(path, "registry"); err != nil {
 		return nil, err

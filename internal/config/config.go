@@ -50,18 +50,19 @@ func Environment(lookup func(string) (string, bool), into any) error {
 func environment(lookup func(string) (string, bool), prefix string, v reflect.Value) error {
 	var errs []error
 	for i := range v.NumField() {
-		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		if key == "" || key == "-" {
-			continue
-		}
-		name := prefix + strings.ToUpper(key)
-		if group := v.Field(i); group.Kind() == reflect.Struct {
-			errs = append(errs, environment(lookup, name+"_", group))
-			continue
-		}
-		if value, ok := lookup(name); ok {
-			scalar := yaml.Node{Kind: yaml.ScalarNode, Value: value}
-			errs = append(errs, explain(name, scalar.Decode(v.Field(i).Addr().Interface())))
+		key, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		name, field := prefix+strings.ToUpper(key), v.Field(i)
+		switch {
+		case option == "inline":
+			errs = append(errs, environment(lookup, prefix, field))
+		case key == "" || key == "-":
+		case field.Kind() == reflect.Struct:
+			errs = append(errs, environment(lookup, name+"_", field))
+		default:
+			if value, ok := lookup(name); ok {
+				scalar := yaml.Node{Kind: yaml.ScalarNode, Value: value}
+				errs = append(errs, explain(name, scalar.Decode(field.Addr().Interface())))
+			}
 		}
 	}
 	return errors.Join(errs...)

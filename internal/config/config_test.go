@@ -18,7 +18,12 @@ type settings struct {
 	Log         struct {
 		Level string `yaml:"level"`
 	} `yaml:"log"`
-	Inner int `yaml:"-"`
+	Inner  int `yaml:"-"`
+	Shared `yaml:",inline"`
+}
+
+type Shared struct {
+	Name string `yaml:"name"`
 }
 
 func defaults() settings {
@@ -60,7 +65,7 @@ func TestFile(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	want := settings{Listen: ":80", MaxManifest: 1 << 20, Workers: 2}
-	want.Log.Level = "debug"
+	want.Log.Level, want.Name = "debug", "x"
 	for _, tc := range []struct {
 		name string
 		env  map[string]string
@@ -68,7 +73,7 @@ func TestEnvironment(t *testing.T) {
 		err  string
 	}{
 		{"none", nil, defaults(), ""},
-		{"some", map[string]string{"BERTH_LISTEN": ":80", "BERTH_MAX_MANIFEST": "1m", "BERTH_LOG_LEVEL": "debug", "BERTH_INNER": "7"}, want, ""},
+		{"some", map[string]string{"BERTH_LISTEN": ":80", "BERTH_MAX_MANIFEST": "1m", "BERTH_LOG_LEVEL": "debug", "BERTH_INNER": "7", "BERTH_NAME": "x"}, want, ""},
 		{"wrong, all at once", map[string]string{"BERTH_WORKERS": "many", "BERTH_GRACE": "soon"}, defaults(), "BERTH_GRACE: `soon` is not a duration such as 90s or 1h30m\nBERTH_WORKERS: `many` is not a whole number"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"berth.internal/node"
+)
+
+func newNode(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "node [flags]",
+		Short: "Run the registry's images on this machine",
+		Long: `Run the registry's images on this machine. The node answers the Docker Engine API
+on a socket, for berth's own commands and for docker -H unix://PATH. It needs
+root. When it stops, its containers run on. ` + settingsHelp,
+		Example: `  sudo berth node --registry http://10.0.0.1:5000
+  sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com`,
+		GroupID: groupRun,
+		Args:    cobra.NoArgs,
+	}
+	var logs logOptions
+	logs.flags(cmd.Flags())
+	settle := settings(cmd, defaultNode, nodeFlags)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := settle()
+		if err != nil {
+			return misuse(err)
+		}
+		if err := cfg.Validate(); err != nil {
+			return misuse(err)
+		}
+		log, err := logs.logger(std)
+		if err != nil {
+			return misuse(err)
+		}
+		return runNode(cmd.Context(), cfg, log)
+	}
+	return cmd
+}
+
+func defaultNode() node.Config {
+	cfg := node.DefaultConfig()
+	cfg.Init, cfg.Version = initProgram, buildVersion()
+	return cfg
+}
+
+func nodeFlags(f *pflag.FlagSet, cfg *node.Config) {
+	f.StringVar(&cfg.Registry, "registry", cfg.Registry, "`URL` of the registry to pull from")
+	f.StringVar(&cfg.Data, "data", cfg.Data, "keep images and containers in this `directory`")
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
+}
+
+// nodeOnlyFlags are those that up has of a node.
+func nodeOnlyFlags(f *pflag.FlagSet, name, socket *string) {
+	f.StringVar(name, "name", *name, "`name` of the registry in the names of images; default is its address")
+	f.StringVar(socket, "socket", *socket, "`path` of the socket to serve the Docker Engine API on")
+}
+
+// runNode runs the node until ctx ends.
+func runNode(ctx context.Context, cfg node.Config, log *slog.Logger) (err error) {
+	agent, err := node.Open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	return agent.Serve(ctx)
+}

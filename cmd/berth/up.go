@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"berth.internal/node"
+	"berth.internal/server"
+)
+
+// upConfig is the configuration of a registry and the node beside it.
+type upConfig struct {
+	Server server.Config `yaml:",inline"`
+	Name   string        `yaml:"name"`   // as of the node
+	Socket string        `yaml:"socket"` // as of the node
+}
+
+func newUp(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "up [flags]",
+		Short: "Serve the registry and run its images on this machine",
+		Long: `Serve the registry and run its images on this machine, in one process and with
+one data directory. Without root there is only the registry. ` + settingsHelp,
+		Example: `  sudo berth up
+  sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
+		GroupID: groupRun,
+		Args:    cobra.NoArgs,
+	}
+	var logs logOptions
+	logs.flags(cmd.Flags())
+	settle := settings(cmd, func() upConfig {
+		return upConfig{Server: server.DefaultConfig(), Socket: node.DefaultConfig().Socket}
+	}, func(f *pflag.FlagSet, cfg *upConfig) {
+		serveFlags(f, &cfg.Server)
+		nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
+	})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := settle()
+		if err != nil {
+			return misuse(err)
+		}
+		if err := cfg.validate(); err != nil {
+			return misuse(err)
+		}
+		log, err := logs.logger(std)
+		if err != nil {
+			return misuse(err)
+		}
+		return up(cmd.Context(), cfg, log)
+	}
+	return cmd
+}
+
+// node is the configuration of the node beside a registry at address.
+func (c upConfig) node(address string) node.Config {
+	cfg := defaultNode()
+	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket = address, c.Name, c.Server.Data, c.Socket
+	return cfg
+}
+
+func (c upConfig) validate() error {
+	return errors.Join(c.Server.Validate(), c.node(c.Server.Listen).Validate())
+}
+
+// up runs the registry, and the node where it may, until ctx ends or one of them
+// fails.
+func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
+	r, err := openRegistry(ctx, cfg.Server, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	both.Go(func() error {
+		err := runNode(ctx, cfg.node(reachable(r.listener.Addr())), log)
+		if errors.Is(err, node.ErrNotRoot) {
+			log.Warn("the registry runs without a node", "reason", err)
+			return nil
+		}
+		return err
+	})
+	return both.Wait()
+}
+
+// reachable is the address at which this machine reaches what listens on addr.
+func reachable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return addr.String()
+	}
+	return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: tcp.Port}).String()
+}
