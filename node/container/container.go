@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container/plan"
 )
 
 // Config says where a Runtime keeps its things. Two Runtimes on one kernel must
@@ -58,12 +60,8 @@ type Bundle struct {
 
 // Rootfs is an overlay of directories. In a container with a user namespace all
 // of them are mounted with its mapping: on disk files belong to the numbers that
-// the container sees.
-type Rootfs struct {
-	Lowers []string `json:"lowers,omitempty"` // read-only layers, the bottom one first; one at least
-	Upper  string   `json:"upper,omitempty"`  // takes what the container writes; "": it cannot write
-	Work   string   `json:"work,omitempty"`   // empty directory on the file system of Upper
-}
+// the container sees. Upper may be "", the container then cannot write.
+type Rootfs = plan.Rootfs
 
 // LogConfig is the log of a container: CRI lines, "<RFC 3339 time in UTC with
 // nanoseconds> stdout|stderr F|P <text>", P if the line goes on in the next one.
@@ -147,7 +145,7 @@ var (
 	ErrNotFound      = errors.New("no such container")
 	ErrExists        = errors.New("container exists already")
 	ErrStatus        = errors.New("container is not in the state that this needs")
-	ErrUnsupported   = errors.New("not supported")
+	ErrUnsupported   = plan.ErrUnsupported
 	ErrNotExecutable = errors.New("command cannot be executed") // exit code 126
 	ErrNoCommand     = errors.New("command not found")          // exit code 127
 )

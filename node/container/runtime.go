@@ -2,75 +2,176 @@ package container
 
 import (
 	"context"
-	"syscall"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/plan"
+	"berth.internal/node/container/shim"
 )
 
 // Runtime makes containers and finds those that were made before. Its methods
 // can be called from several goroutines.
 type Runtime struct {
-	cfg Config
+	cfg    Config
+	init   *os.File // the shims' program, sealed
+	groups hierarchies
+	host   plan.Host
+
+	mu      sync.Mutex
+	busy    map[string]bool       // containers that are being created or deleted
+	filters map[filterKey]program // compiled seccomp profiles
 }
 
 // Open prepares the directories of cfg and the program of the shims.
-func Open(cfg Config) (*Runtime, error) { return &Runtime{cfg: cfg}, nil }
+func Open(cfg Config) (*Runtime, error) {
+	if !filepath.IsAbs(cfg.Root) || !filepath.IsAbs(cfg.Run) || !idGrammar.MatchString(cfg.CgroupParent) {
+		return nil, fmt.Errorf("open container runtime: Root %q and Run %q must be absolute paths, CgroupParent %q a name", cfg.Root, cfg.Run, cfg.CgroupParent)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	// Nobody but root may look into a container's bundle or speak to its shim.
+	for _, dir := range []string{cfg.Root, cfg.Run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open container runtime: %w", err)
+		}
+	}
+	r := &Runtime{cfg: cfg, busy: map[string]bool{}, filters: map[filterKey]program{}}
+	var err error
+	if r.groups, err = findHierarchies(cfg.CgroupParent); err != nil {
+		return nil, fmt.Errorf("open container runtime: %w", err)
+	}
+	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir}
+	if r.init, err = sealInit(cfg.Init); err != nil {
+		return nil, fmt.Errorf("open container runtime: %w", err)
+	}
+	return r, nil
+}
 
 // Close releases what Open took. Containers run on.
-func (r *Runtime) Close() error { return nil }
-
-// Create builds b up to the point where only its program is missing, and starts
-// its shim. Errors: ErrExists; ErrUnsupported. After an error nothing is left.
-func (r *Runtime) Create(ctx context.Context, b Bundle) error { panic("not built yet") }
-
-// Start executes the program of a created container and returns when it runs.
-// Errors: ErrNotFound; ErrStatus if it was started before; ErrNoCommand and
-// ErrNotExecutable, after which the container is stopped with exit code 127 or
-// 126.
-func (r *Runtime) Start(ctx context.Context, id string) error { panic("not built yet") }
-
-// State returns what is known of a container. Errors: ErrNotFound.
-func (r *Runtime) State(ctx context.Context, id string) (State, error) { panic("not built yet") }
-
-// Wait returns when the container has stopped, at once if it has already.
-// Errors: ErrNotFound.
-func (r *Runtime) Wait(ctx context.Context, id string) (State, error) { panic("not built yet") }
-
-// Kill sends sig to the container's first process. Errors: ErrNotFound;
-// ErrStatus if it is stopped.
-func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error {
-	panic("not built yet")
+func (r *Runtime) Close() error {
+	r.groups.removeParent()
+	return r.init.Close()
 }
 
-// Attach connects to the streams of a container that is not stopped. Before
-// Start, no byte of output is missed. The log has everything in any case.
-// Errors: ErrNotFound; ErrStatus, also for Stdin if the container has none or
-// its only input was taken (StdinOnce).
-func (r *Runtime) Attach(ctx context.Context, id string, opts AttachOptions) (*Streams, error) {
-	panic("not built yet")
+func isDir(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	return info.IsDir(), nil
 }
 
-// Exec runs a further process in a running container and returns when it runs.
-// Errors: ErrNotFound; ErrStatus; ErrNoCommand; ErrNotExecutable;
-// ErrUnsupported.
-func (r *Runtime) Exec(ctx context.Context, id string, spec ExecSpec) (*Exec, error) {
-	panic("not built yet")
+// sealInit puts a program into memory where nobody can change it any more: a
+// container that gets hold of a descriptor of its shim's program could write to
+// a file (CVE-2019-5736). Nil means this program.
+func sealInit(prog []byte) (f *os.File, err error) {
+	fd, err := unix.MemfdCreate(shim.Name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(shim.Name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keep %s in memory: %w", shim.Name, err)
+	}
+	f = os.NewFile(uintptr(fd), shim.Name)
+	if prog != nil {
+		_, err = f.Write(prog)
+	} else {
+		err = copyFile(f, "/proc/self/exe")
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("keep %s in memory: %w", shim.Name, err), f.Close())
+	}
+	return f, nil
 }
 
-// Exec is a process started by Runtime.Exec.
-type Exec struct {
-	Streams
-	Pid int // on the node
+func copyFile(to *os.File, from string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(to, f)
+	return err
 }
 
-// Wait returns the exit code, 128 + n if signal n ended it. The process goes on
-// if ctx ends. Call it once.
-func (e *Exec) Wait(ctx context.Context) (int, error) { panic("not built yet") }
+var idGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
-// Delete removes a container that is stopped, or created and never started, with
-// all that the Runtime made for it: processes, cgroup, socket, bundle. What the
-// Bundle named (Rootfs, Log) stays. A container that is not there is no error.
-// Errors: ErrStatus if it is running.
-func (r *Runtime) Delete(ctx context.Context, id string) error { panic("not built yet") }
+// Names of files in a bundle, beside shim.ExitFile. bundleFile makes a
+// directory a container: it is written first and removed last.
+const (
+	bundleFile  = "bundle.json"
+	shimLogFile = "shim.log" // what a shim says of itself, in good times nothing
+)
+
+func (r *Runtime) path(id string, elem ...string) string {
+	return filepath.Join(append([]string{r.cfg.Root, id}, elem...)...)
+}
+
+func (r *Runtime) socket(id string) string { return filepath.Join(r.cfg.Run, id+".sock") }
+
+// occupy keeps others from creating, deleting or looking for a container.
+func (r *Runtime) occupy(id string) (release func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy[id] {
+		return nil, false
+	}
+	r.busy[id] = true
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.busy, id)
+	}, true
+}
+
+func (r *Runtime) isBusy(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.busy[id]
+}
+
+// exists reports whether there is a bundle.
+func (r *Runtime) exists(id string) (bool, error) {
+	if !idGrammar.MatchString(id) {
+		return false, nil
+	}
+	_, err := os.Lstat(r.path(id, bundleFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // List returns the state of all containers, also of those that an earlier
 // Runtime made, in the order of their ids.
-func (r *Runtime) List(ctx context.Context) ([]State, error) { panic("not built yet") }
+func (r *Runtime) List(ctx context.Context) ([]State, error) {
+	entries, err := os.ReadDir(r.cfg.Root) // sorted
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var states []State
+	for _, e := range entries {
+		s, err := r.State(ctx, e.Name())
+		if errors.Is(err, ErrNotFound) {
+			continue // somebody else's directory, or one that comes or goes
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list containers: %w", err)
+		}
+		states = append(states, s)
+	}
+	return states, nil
+}

@@ -1,0 +1,179 @@
+// Package cgroup is the little that a shim does with its container's cgroups:
+// put processes in, kill all, count what the kernel killed. Making them and
+// setting limits is the agent's part.
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group is the cgroup of a container: one directory in each hierarchy, all for
+// the same processes.
+type Group struct {
+	Dirs    []string `json:"dirs"`              // of cgroup version 1
+	Unified string   `json:"unified,omitempty"` // of version 2
+	Memory  string   `json:"memory,omitempty"`  // the one of these with the memory controller
+}
+
+// Join moves the process into the version 1 directories. In Unified it is born.
+func (g Group) Join(pid int) error {
+	for _, dir := range g.Dirs {
+		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// write writes to a file of the kernel, without creating or truncating one.
+func write(name, value string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// all returns the directories that exist.
+func (g Group) all() []string {
+	if g.Unified == "" {
+		return g.Dirs
+	}
+	return append([]string{g.Unified}, g.Dirs...)
+}
+
+// Pids returns the processes in the group and below.
+func (g Group) Pids() ([]int, error) {
+	seen := map[int]bool{}
+	var pids []int
+	for _, dir := range g.all() {
+		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return ignoreGone(err)
+			}
+			b, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
+			for _, f := range bytes.Fields(b) {
+				if pid, err := strconv.Atoi(string(f)); err == nil && pid > 0 && !seen[pid] {
+					seen[pid] = true
+					pids = append(pids, pid)
+				}
+			}
+			return ignoreGone(err)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pids, nil
+}
+
+// ignoreGone drops errors about a cgroup that is not there any more.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// Kill sends SIGKILL to all processes of the group, also to those that are
+// forked meanwhile, and returns when none is left. An error says how many
+// resisted for limit.
+func (g Group) Kill(limit time.Duration) error {
+	for deadline := time.Now().Add(limit); ; {
+		if g.Unified != "" {
+			// One write for all; older kernels than 5.14 do not have it.
+			if err := ignoreGone(write(filepath.Join(g.Unified, "cgroup.kill"), "1")); err != nil {
+				return fmt.Errorf("kill cgroup: %w", err)
+			}
+		}
+		pids, err := g.Pids()
+		if err != nil {
+			return fmt.Errorf("kill cgroup: %w", err)
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL) // it is gone, or is seen again in the next round
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("kill cgroup: %d processes, among them %d, did not end within %s", len(pids), pids[0], limit)
+		}
+		time.Sleep(time.Millisecond) // the kernel tells nobody when a version 1 cgroup becomes empty
+	}
+}
+
+// OOMKills returns how many processes of the group the kernel killed because
+// its memory limit was reached.
+func (g Group) OOMKills() int {
+	name := "memory.oom_control"
+	if g.Memory == g.Unified {
+		name = "memory.events"
+	}
+	b, err := os.ReadFile(filepath.Join(g.Memory, name))
+	if g.Memory == "" || err != nil {
+		return 0 // no memory controller, so no limit
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, _ := strconv.Atoi(strings.TrimSpace(v))
+			return n
+		}
+	}
+	return 0
+}
+
+// Remove removes the group with what the container made below it. The kernel
+// lets go of a process some time after it was waited for, so it tries for limit.
+func (g Group) Remove(limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for _, dir := range g.all() {
+		for wait := time.Millisecond; ; wait *= 2 {
+			err := removeTree(dir)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				return fmt.Errorf("remove cgroup: %w", err)
+			}
+			time.Sleep(wait)
+		}
+	}
+	return nil
+}
+
+// removeTree removes a cgroup after those below it.
+func removeTree(dir string) error {
+	if err := unix.Rmdir(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container/plan"
+	"berth.internal/node/container/shim"
+)
+
+// record is the file bundleFile: what a Runtime that is opened later must know
+// of a container. It is not synced: after a power cut there is no container.
+type record struct {
+	Version int         `json:"version"`
+	ID      string      `json:"id"`
+	Created time.Time   `json:"created"`
+	Spec    *specs.Spec `json:"spec"` // without the seccomp profile
+	Seccomp []byte      `json:"seccomp,omitempty"`
+	Rootfs  Rootfs      `json:"rootfs"`
+	Log     string      `json:"log,omitempty"`
+}
+
+const recordVersion = 1
+
+// Create builds b up to the point where only its program is missing, and starts
+// its shim. Errors: ErrExists; ErrUnsupported. After an error nothing is left.
+func (r *Runtime) Create(ctx context.Context, b Bundle) error {
+	if err := r.create(ctx, b); err != nil {
+		return fmt.Errorf("create container %s: %w", b.ID, err)
+	}
+	return nil
+}
+
+func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
+	if !idGrammar.MatchString(b.ID) {
+		return errors.New("an id has 1 to 128 letters, digits, '_', '-' and '.', the first one a letter or digit")
+	}
+	release, ok := r.occupy(b.ID)
+	if !ok {
+		return ErrExists
+	}
+	defer release()
+	if there, err := r.exists(b.ID); err != nil {
+		return err
+	} else if there {
+		return ErrExists
+	}
+	if b.Spec == nil || b.Spec.Linux == nil {
+		return errors.New("the bundle has no spec for Linux")
+	}
+	filter, err := r.filter(b.Spec.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: filter, Host: r.host})
+	if err != nil {
+		return err
+	}
+	limits, err := resources(b.Spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.remove(b.ID))
+		}
+	}()
+	grouped := make(chan error, 1)
+	group := r.groups.group(b.ID)
+	go func() { grouped <- r.groups.make(b.ID, limits) }() // while the shim starts
+	c, pid, err := r.spawn(b, filter)
+	if gerr := <-grouped; gerr != nil {
+		if c != nil {
+			_ = c.Close() // which ends the shim
+		}
+		return errors.Join(gerr, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	prepare := p.Prepare.Encode()
+	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &shim.Create{
+		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
+		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send,
+		Prepare: len(prepare), Cgroup: group,
+	}}, append(prepare, p.Child.Encode()...))
+	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it is this process's child, so the number is still its own
+		return r.explain(b.ID, err)
+	}
+	for _, w := range resp.State.Warnings {
+		r.cfg.Log.Warn("container is created with less than asked", "container", b.ID, "warning", w)
+	}
+	return nil
+}
+
+// explain adds to an error of a shim that is gone what it said last.
+func (r *Runtime) explain(id string, err error) error {
+	if !gone(err) {
+		return err
+	}
+	f, ferr := os.Open(r.path(id, shimLogFile))
+	if ferr != nil {
+		return err
+	}
+	defer f.Close()
+	last, _ := io.ReadAll(io.LimitReader(f, 4<<10))
+	return fmt.Errorf("the container's shim ended: %w: %s", err, last)
+}
+
+// spawn starts the shim of a container and returns a connection to it. After an
+// error remove undoes what is left.
+func (r *Runtime) spawn(b Bundle, filter []byte) (c *shim.Conn, pid int, err error) {
+	if err := os.Mkdir(r.path(b.ID), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, 0, err
+	}
+	if err := os.Remove(r.socket(b.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, err
+	}
+	listener, err := shim.Listen(r.socket(b.ID))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer listener.Close()
+	// Connected before the shim is there: if this process dies, the shim finds that
+	// it has nothing to do.
+	if c, err = shim.Dial(r.socket(b.ID)); err != nil {
+		return nil, 0, err
+	}
+	pid, err = r.start(b, filter, listener)
+	if err != nil {
+		return nil, 0, errors.Join(err, c.Close())
+	}
+	return c, pid, nil
+}
+
+// start writes the record and starts the process.
+func (r *Runtime) start(b Bundle, filter []byte, listener *os.File) (pid int, err error) {
+	spec, linux := *b.Spec, *b.Spec.Linux
+	linux.Seccomp, spec.Linux = nil, &linux
+	data, err := json.Marshal(record{
+		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: filter, Rootfs: b.Rootfs, Log: b.Log.Path,
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(r.path(b.ID, bundleFile), data, 0o600); err != nil {
+		return 0, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	says, err := os.OpenFile(r.path(b.ID, shimLogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer says.Close()
+	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", r.init.Fd()), []string{shim.Name}, &os.ProcAttr{
+		Dir: "/", Env: shim.Env(), Files: []*os.File{null, null, says, listener},
+		Sys: &syscall.SysProcAttr{Setsid: true}, // it shall not share this process's fate
+	})
+	if err != nil {
+		return 0, fmt.Errorf("start shim: %w", err)
+	}
+	// Reaped whenever it ends. That may be long after Close, so nobody can wait.
+	go func() { _, _ = proc.Wait() }()
+	return proc.Pid, nil
+}
+
+// readRecord reads the record of a container. Errors: ErrNotFound.
+func (r *Runtime) readRecord(id string) (*record, error) {
+	if there, err := r.exists(id); err != nil {
+		return nil, err
+	} else if !there {
+		return nil, ErrNotFound
+	}
+	data, err := os.ReadFile(r.path(id, bundleFile))
+	if err != nil {
+		return nil, err
+	}
+	rec := new(record)
+	if err := json.Unmarshal(data, rec); err != nil {
+		return nil, fmt.Errorf("read %s: %w", r.path(id, bundleFile), err)
+	}
+	if rec.Version != recordVersion {
+		return nil, fmt.Errorf("container was made by another berth (bundle version %d, this is %d)", rec.Version, recordVersion)
+	}
+	return rec, nil
+}

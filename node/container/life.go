@@ -1,0 +1,269 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/internal/durable"
+	"berth.internal/node/container/shim"
+)
+
+// killLimit is how long the kernel may take to end killed processes and to let
+// go of their cgroup.
+const killLimit = 10 * time.Second
+
+// exchange sends a request and returns the answer. An error of the shim becomes
+// one of this package's.
+func exchange(ctx context.Context, c *shim.Conn, req shim.Request, blob []byte, files ...*os.File) (shim.Response, []*os.File, error) {
+	req.Version = shim.Version
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := c.Send(req, blob, files...); err != nil {
+		return shim.Response{}, nil, errors.Join(ctx.Err(), err)
+	}
+	return receive(ctx, c)
+}
+
+// receive receives an answer.
+func receive(ctx context.Context, c *shim.Conn) (shim.Response, []*os.File, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var resp shim.Response
+	_, files, err := c.Receive(&resp)
+	if err != nil {
+		return resp, nil, errors.Join(ctx.Err(), err)
+	}
+	if resp.Error == nil {
+		return resp, files, nil
+	}
+	kind := map[string]error{
+		shim.CodeStatus: ErrStatus, shim.CodeUnknown: ErrUnsupported,
+		shim.CodeNoCommand: ErrNoCommand, shim.CodeNotExecutable: ErrNotExecutable,
+	}[resp.Error.Code]
+	if kind == nil {
+		return resp, files, errors.New(resp.Error.Message)
+	}
+	return resp, files, fmt.Errorf("%w: %s", kind, resp.Error.Message)
+}
+
+// ask sends a request to the shim of a container.
+func (r *Runtime) ask(ctx context.Context, id string, req shim.Request) (shim.Response, error) {
+	c, err := shim.Dial(r.socket(id))
+	if err != nil {
+		return shim.Response{}, err
+	}
+	defer c.Close()
+	resp, _, err := exchange(ctx, c, req, nil)
+	return resp, err
+}
+
+// gone reports whether an error means that there is no shim.
+func gone(err error) bool {
+	for _, e := range []error{io.EOF, fs.ErrNotExist, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// command asks a shim that must be there for something.
+func (r *Runtime) command(ctx context.Context, what, id string, req shim.Request) (shim.Response, error) {
+	resp, err := shim.Response{}, ErrNotFound
+	there, xerr := r.exists(id)
+	switch {
+	case xerr != nil:
+		err = xerr
+	case there && !r.isBusy(id):
+		if resp, err = r.ask(ctx, id, req); err != nil && gone(err) {
+			err = r.stopped(ctx, id)
+		}
+	}
+	if err != nil {
+		return resp, fmt.Errorf("%s container %s: %w", what, id, err)
+	}
+	return resp, nil
+}
+
+// stopped returns the error of an operation on a container without a shim.
+func (r *Runtime) stopped(ctx context.Context, id string) error {
+	if _, err := r.State(ctx, id); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is stopped", ErrStatus)
+}
+
+// Start executes the program of a created container and returns when it runs.
+// Errors: ErrNotFound; ErrStatus if it was started before; ErrNoCommand and
+// ErrNotExecutable, after which the container is stopped with exit code 127 or
+// 126.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	_, err := r.command(ctx, "start", id, shim.Request{Method: shim.MethodStart})
+	return err
+}
+
+// Kill sends sig to the container's first process. Errors: ErrNotFound;
+// ErrStatus if it is stopped.
+func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error {
+	_, err := r.command(ctx, "kill", id, shim.Request{Method: shim.MethodKill, Kill: &shim.Kill{Signal: int(sig)}})
+	return err
+}
+
+// State returns what is known of a container. Errors: ErrNotFound.
+func (r *Runtime) State(ctx context.Context, id string) (State, error) {
+	return r.state(ctx, id, shim.MethodState)
+}
+
+// Wait returns when the container has stopped, at once if it has already.
+// Errors: ErrNotFound.
+func (r *Runtime) Wait(ctx context.Context, id string) (State, error) {
+	return r.state(ctx, id, shim.MethodWait)
+}
+
+// state asks the shim, or if there is none, the exit record.
+func (r *Runtime) state(ctx context.Context, id, method string) (State, error) {
+	there, err := r.exists(id)
+	if err != nil {
+		return State{}, fmt.Errorf("%s container %s: %w", method, id, err)
+	}
+	if !there || r.isBusy(id) {
+		return State{}, fmt.Errorf("%s container %s: %w", method, id, ErrNotFound)
+	}
+	if s, ok := r.readExit(id); ok {
+		return s, nil
+	}
+	resp, err := r.ask(ctx, id, shim.Request{Method: method})
+	if err == nil {
+		return stateOf(resp.State), nil
+	}
+	if !gone(err) {
+		return State{}, fmt.Errorf("%s container %s: %w", method, id, err)
+	}
+	if s, ok := r.readExit(id); ok {
+		return s, nil
+	}
+	if there, err := r.exists(id); err == nil && !there {
+		return State{}, fmt.Errorf("%s container %s: %w", method, id, ErrNotFound) // deleted meanwhile
+	}
+	s, err := r.lost(id)
+	if err != nil {
+		return State{}, fmt.Errorf("%s container %s: %w", method, id, err)
+	}
+	return s, nil
+}
+
+// readExit reads the exit record.
+func (r *Runtime) readExit(id string) (State, bool) {
+	data, err := os.ReadFile(r.path(id, shim.ExitFile))
+	if err != nil {
+		return State{}, false
+	}
+	s := new(shim.State)
+	if err := json.Unmarshal(data, s); err != nil {
+		return State{}, false // as good as none
+	}
+	return stateOf(s), true
+}
+
+func stateOf(s *shim.State) State {
+	if s == nil {
+		return State{}
+	}
+	return State{
+		ID: s.ID, Status: Status(s.Status), Pid: s.Pid, Created: s.Created, Started: s.Started, Finished: s.Finished,
+		ExitCode: s.ExitCode, Signal: s.Signal, OOMKilled: s.OOMKilled, Error: s.Error, Warnings: s.Warnings,
+	}
+}
+
+// lost stops a container whose shim is gone without an exit record: nobody
+// could say any more how it ends.
+func (r *Runtime) lost(id string) (State, error) {
+	if err := r.groups.group(id).Kill(killLimit); err != nil {
+		return State{}, err
+	}
+	s := &shim.State{
+		Version: shim.Version, ID: id, Status: shim.StatusStopped, Finished: time.Now().UTC(),
+		ExitCode: shim.ExitSignal + int(unix.SIGKILL), Signal: int(unix.SIGKILL),
+		Error: "the container's shim ended without an exit record (killed, or the machine stopped); its processes were killed",
+	}
+	if rec, err := r.readRecord(id); err == nil {
+		s.Created = rec.Created
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return State{}, err
+	}
+	if err := durable.WriteFile(r.path(id, shim.ExitFile), append(data, '\n'), 0o600); err != nil {
+		return State{}, err
+	}
+	r.cfg.Log.Warn("container lost its shim and was killed", "container", id)
+	return stateOf(s), nil
+}
+
+// Delete removes a container that is stopped, or created and never started, with
+// all that the Runtime made for it: processes, cgroup, socket, bundle. What the
+// Bundle named (Rootfs, Log) stays. A container that is not there is no error.
+// Errors: ErrStatus if it is running.
+func (r *Runtime) Delete(ctx context.Context, id string) error {
+	if err := r.delete(ctx, id); err != nil {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Runtime) delete(ctx context.Context, id string) error {
+	if !idGrammar.MatchString(id) {
+		return nil
+	}
+	s, err := r.State(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return err
+	case s.Status == StatusRunning:
+		return fmt.Errorf("%w: it is running", ErrStatus)
+	case s.Status == StatusCreated:
+		if err := r.Kill(ctx, id, syscall.SIGKILL); err != nil && !errors.Is(err, ErrStatus) {
+			return err
+		}
+		if _, err := r.Wait(ctx, id); err != nil {
+			return err
+		}
+	}
+	release, ok := r.occupy(id)
+	if !ok {
+		return fmt.Errorf("%w: it is being created or deleted", ErrStatus)
+	}
+	defer release()
+	return r.remove(id)
+}
+
+// remove removes what is left of a container that has no shim, or one that is
+// about to end. All of it is tried.
+func (r *Runtime) remove(id string) error {
+	group := r.groups.group(id)
+	errs := []error{group.Kill(killLimit), group.Remove(killLimit)}
+	names := []string{r.socket(id), r.path(id, shim.ExitFile), r.path(id, shimLogFile)}
+	// A crash may have left temporary files of the exit record.
+	stray, _ := filepath.Glob(r.path(id, "."+shim.ExitFile+".tmp-*"))
+	for _, name := range append(append(names, stray...), r.path(id, bundleFile)) {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	// Somebody else may keep things in the same directory.
+	if err := unix.Rmdir(r.path(id)); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) {
+		errs = append(errs, fmt.Errorf("remove %s: %w", r.path(id), err))
+	}
+	return errors.Join(errs...)
+}

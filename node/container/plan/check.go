@@ -1,0 +1,90 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// asked is a part of a spec that is refused if it is there.
+type asked struct {
+	name  string
+	there bool
+}
+
+// check refuses what the plan would leave out.
+func check(in Input) error {
+	s := in.Spec
+	switch {
+	case s == nil || s.Process == nil || s.Linux == nil:
+		return fmt.Errorf("a container needs a spec with process and linux")
+	case len(s.Mounts) > 500:
+		return unsupported("%d mounts, more than 500", len(s.Mounts))
+	case in.Rootfs.Upper != "" && in.Rootfs.Work == "":
+		return fmt.Errorf("rootfs has an upper directory and no work directory")
+	}
+	l := s.Linux
+	for _, a := range []asked{
+		{"hooks", s.Hooks != nil && hooks(s.Hooks) > 0},
+		{"linux.intelRdt", l.IntelRdt != nil},
+		{"linux.memoryPolicy", l.MemoryPolicy != nil},
+		{"linux.mountLabel", l.MountLabel != ""},
+		{"linux.netDevices", len(l.NetDevices) > 0},
+		{"linux.personality", l.Personality != nil},
+		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
+		{"linux.rootfsPropagation " + l.RootfsPropagation, !slices.Contains([]string{"", "private", "rprivate"}, l.RootfsPropagation)},
+		{"windows", s.Windows != nil},
+		{"solaris", s.Solaris != nil},
+		{"freebsd", s.FreeBSD != nil},
+		{"zos", s.ZOS != nil},
+		{"vm", s.VM != nil},
+	} {
+		if a.there {
+			return unsupported("%s", a.name)
+		}
+	}
+	return checkProcess(s.Process)
+}
+
+// hooks counts hooks: an empty struct is none.
+func hooks(h *specs.Hooks) int {
+	return len(h.CreateRuntime) + len(h.CreateContainer) + len(h.StartContainer) + len(h.Poststart) + len(h.Poststop) +
+		len(h.Prestart) //nolint:staticcheck // deprecated hooks are hooks that are refused, too
+}
+
+// checkProcess refuses what process would leave out, and strings that the kernel
+// would read only in part.
+func checkProcess(p *specs.Process) error {
+	for _, a := range []asked{
+		{"process.terminal", p.Terminal},
+		{"process.apparmorProfile " + p.ApparmorProfile, p.ApparmorProfile != ""},
+		{"process.selinuxLabel " + p.SelinuxLabel, p.SelinuxLabel != ""},
+		{"process.scheduler", p.Scheduler != nil},
+		{"process.ioPriority", p.IOPriority != nil},
+		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
+	} {
+		if a.there {
+			return unsupported("%s", a.name)
+		}
+	}
+	for _, l := range p.Rlimits {
+		if _, ok := rlimits[l.Type]; !ok {
+			return fmt.Errorf("unknown rlimit %q", l.Type)
+		}
+	}
+	if len(p.Args) == 0 {
+		return fmt.Errorf("process.args is empty")
+	}
+	if !path.IsAbs(p.Cwd) {
+		return fmt.Errorf("process.cwd %q is not an absolute path", p.Cwd)
+	}
+	for _, s := range slices.Concat(p.Args, p.Env, []string{p.Cwd}) {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("process: %q contains a zero byte", s)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package plan
+
+import (
+	"path"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// find opens the path inside of the container into b.at. flags are further ones
+// of open.
+func (b *builder) find(p string, flags uint64, what string) *call.Op {
+	return b.child.Call(unix.SYS_OPENAT2, call.Get(b.root), call.Str("."+path.Clean("/"+p)),
+		openHow(unix.O_PATH|unix.O_CLOEXEC|flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), call.Int(sizeofOpenHow)).
+		To(b.at).As(what)
+}
+
+// cover mounts what is in the register from on what is open in b.at.
+func (b *builder) cover(from call.Reg, what string) {
+	b.child.Call(unix.SYS_MOVE_MOUNT, call.Get(from), call.Str(""), call.Get(b.at), call.Str(""),
+		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).As(what)
+}
+
+// readonlyPaths mounts the paths on themselves, read-only with all below, and
+// makes read-only what had to be written to until now.
+func (b *builder) readonlyPaths() {
+	c := b.child
+	for _, m := range b.seal {
+		c.Call(unix.SYS_MOUNT_SETATTR, call.Get(m.reg), call.Str(""), call.Int(unix.AT_EMPTY_PATH), mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0),
+			call.Int(sizeofMountAttr)).As("make " + m.dest + " read-only")
+	}
+	for _, p := range b.spec.Linux.ReadonlyPaths {
+		what := "make " + p + " read-only"
+		skip := c.Label()
+		b.find(p, 0, what).On(skip, unix.ENOENT, unix.ENOTDIR)
+		c.Call(unix.SYS_OPEN_TREE, call.Get(b.at), call.Str(""),
+			call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)).To(b.next).As(what)
+		c.Call(unix.SYS_MOUNT_SETATTR, call.Get(b.next), call.Str(""), call.Int(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
+			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As(what)
+		b.cover(b.next, what)
+		c.Call(unix.SYS_CLOSE, call.Get(b.next))
+		c.Call(unix.SYS_CLOSE, call.Get(b.at))
+		c.Place(skip)
+	}
+}
+
+// maskedPaths covers files with /dev/null and directories with an empty
+// read-only file system. The null device is the one that was made for this
+// container, of which its image knows nothing.
+func (b *builder) maskedPaths() {
+	c := b.child
+	for _, p := range b.spec.Linux.MaskedPaths {
+		what := "mask " + p
+		skip, file, cover := c.Label(), c.Label(), c.Label()
+		b.find(p, unix.O_DIRECTORY, what).On(skip, unix.ENOENT).On(file, unix.ENOTDIR)
+		ctx := b.fsopen(c, "tmpfs", "the mask of "+p)
+		b.fsconfig(c, ctx, "nr_inodes", "1", "the mask of "+p)
+		c.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_CMD_CREATE), call.Int(0), call.Int(0), call.Int(0)).As(what)
+		c.Call(unix.SYS_FSMOUNT, call.Get(ctx), call.Int(unix.FSMOUNT_CLOEXEC), call.Int(unix.MOUNT_ATTR_RDONLY)).To(b.next).As(what)
+		c.Call(unix.SYS_CLOSE, call.Get(ctx)).Then(cover)
+		c.Place(file)
+		b.find(p, 0, what).On(skip, unix.ENOENT, unix.ENOTDIR)
+		c.Call(unix.SYS_OPEN_TREE, call.Get(b.dev), call.Str("null"),
+			call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)).To(b.next).As(what)
+		c.Place(cover)
+		b.cover(b.next, what)
+		c.Call(unix.SYS_CLOSE, call.Get(b.next))
+		c.Call(unix.SYS_CLOSE, call.Get(b.at))
+		c.Place(skip)
+	}
+}
+
+// limits does what only the node may do to the child: rlimits can be raised,
+// and the stdio's pipes given to the process's user, so that it can open
+// /dev/stdout again.
+func (b *builder) limits() {
+	l := b.spec.Linux
+	adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, [3]bool{b.Stdin, true, true})
+}
+
+// adopt is limits for any process. pipe says which of its stdio are pipes.
+func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMapping, pipe [3]bool) {
+	uid, gid := hostID(uids, proc.User.UID), hostID(gids, proc.User.GID)
+	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
+		if pipe[i] {
+			p.Call(unix.SYS_FCHOWN, call.Get(fd), call.Int(uid), call.Int(gid)).As("give stdio to the process's user")
+		}
+	}
+	for _, l := range proc.Rlimits {
+		p.Call(unix.SYS_PRLIMIT64, call.Get(Child), call.Int(rlimits[l.Type]), rlimit(l), call.Int(0)).
+			Warn(unix.EPERM).As("set " + l.Type + " (raising it needs CAP_SYS_RESOURCE)")
+	}
+}

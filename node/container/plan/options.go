@@ -1,0 +1,71 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// options are those of a mount, sorted by who acts on them.
+type options struct {
+	set, clr    uint64 // MOUNT_ATTR_*
+	rset        uint64 // MOUNT_ATTR_* for the mounts below, too
+	propagation uint64 // MS_*; 0: MS_PRIVATE
+	recursive   bool   // rbind
+	idmap       bool
+	data        [][2]string // for the file system
+}
+
+var attrs = map[string]struct{ set, clr uint64 }{
+	"ro": {unix.MOUNT_ATTR_RDONLY, 0}, "rw": {0, unix.MOUNT_ATTR_RDONLY},
+	"nosuid": {unix.MOUNT_ATTR_NOSUID, 0}, "suid": {0, unix.MOUNT_ATTR_NOSUID},
+	"nodev": {unix.MOUNT_ATTR_NODEV, 0}, "dev": {0, unix.MOUNT_ATTR_NODEV},
+	"noexec": {unix.MOUNT_ATTR_NOEXEC, 0}, "exec": {0, unix.MOUNT_ATTR_NOEXEC},
+	"nodiratime": {unix.MOUNT_ATTR_NODIRATIME, 0}, "diratime": {0, unix.MOUNT_ATTR_NODIRATIME},
+	"relatime":    {unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
+	"noatime":     {unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME},
+	"strictatime": {unix.MOUNT_ATTR_STRICTATIME, unix.MOUNT_ATTR__ATIME},
+	"nosymfollow": {unix.MOUNT_ATTR_NOSYMFOLLOW, 0},
+}
+
+var propagations = map[string]uint64{
+	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE,
+	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED,
+}
+
+// parseOptions reads the options of a mount. Whether the file system knows the
+// rest is its own affair; a bind has none.
+func parseOptions(opts []string, bind bool) (options, error) {
+	var o options
+	for _, opt := range opts {
+		name, recursive := strings.CutPrefix(opt, "r")
+		a, plain := attrs[opt]
+		ra, rec := attrs[name]
+		switch {
+		case plain:
+			o.set, o.clr = o.set&^a.clr|a.set, o.clr&^a.set|a.clr
+		case recursive && rec && bind && ra.set != 0 && ra.clr == 0:
+			o.rset |= ra.set
+		case opt == "defaults", opt == "async":
+		case opt == "bind" && bind:
+		case opt == "rbind" && bind:
+			o.recursive = true
+		case (opt == "idmap" || opt == "ridmap") && bind:
+			o.idmap = true
+		case propagations[opt] != 0 && bind:
+			o.propagation = propagations[opt]
+		case bind || slices.Contains([]string{"sync", "dirsync", "lazytime", "mand", "iversion", "silent", "loud", "remount", "tmpcopyup"}, opt) || propagations[opt] != 0:
+			return o, unsupported("mount option %q", opt)
+		default:
+			key, value, _ := strings.Cut(opt, "=")
+			o.data = append(o.data, [2]string{key, value})
+		}
+	}
+	return o, nil
+}
+
+// isBind reports whether a mount of the spec is a bind.
+func isBind(fstype string, opts []string) bool {
+	return fstype == "bind" || slices.Contains(opts, "bind") || slices.Contains(opts, "rbind")
+}

@@ -1,0 +1,280 @@
+// Package plan turns a container in the terms of OCI runtime-spec 1.3 into
+// system calls, in the order in which they are made. It looks at nothing but its
+// arguments, so the same container gives the same plan on any machine, and
+// tests need no privileges.
+//
+// The calls are made by the container's shim: a first program in the shim
+// itself, with the node's privileges, makes what needs them (the root file
+// system, devices, binds) as mounts that are attached nowhere; a second one in
+// the forked child builds the container from these and from what its own
+// namespaces allow it. When the child touches the first path inside of the root
+// file system, the node's file system is already gone from its view.
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// ErrUnsupported is wrapped by errors about what a spec asks for and berth does
+// not do.
+var ErrUnsupported = errors.New("not supported")
+
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, ErrUnsupported)...)
+}
+
+// Registers that the shim sets before it runs a program.
+const (
+	Stdin  call.Reg = iota // the container's ends of its stdio
+	Stdout                 //
+	Stderr                 //
+
+	// Of the child.
+	Sync   // socket to the shim: descriptors, and the word to go on
+	Status // pipe to the shim: call.Report
+	Init   // of Exec only: descriptor of the container's first process
+
+	childRegs
+)
+
+// More registers of the program that the shim itself runs.
+const (
+	Child      = Sync   // number of the child
+	UserNS     = Status // the child's user namespace
+	NetNS      = Init   // network namespace of Linux.Namespaces with a path
+	parentRegs = Init + 1
+)
+
+// Rootfs is an overlay of directories.
+type Rootfs struct {
+	Lowers []string `json:"lowers,omitempty"` // read-only layers, the bottom one first; one at least
+	Upper  string   `json:"upper,omitempty"`  // takes what the container writes; "": it cannot write
+	Work   string   `json:"work,omitempty"`   // empty directory on the file system of Upper
+}
+
+// Input is what a plan is made from.
+type Input struct {
+	Spec    *specs.Spec
+	Rootfs  Rootfs
+	Stdin   bool   // standard input is a pipe
+	Seccomp []byte // Spec.Linux.Seccomp as BPF instructions
+	Host    Host
+}
+
+// Host is what a plan needs to know of the node.
+type Host struct {
+	Cgroups []Cgroup // hierarchies, for mounts of type cgroup
+	// Dir reports whether the source of a bind is a directory.
+	Dir func(path string) (bool, error)
+}
+
+// Cgroup is a mounted hierarchy. Controllers are the options that mount it;
+// none at all for version 2.
+type Cgroup struct {
+	Name        string // directory below /sys/fs/cgroup; "" if it is mounted there itself
+	Controllers []string
+}
+
+// Create is the plan of a container.
+type Create struct {
+	Flags   uint64 // of clone3
+	UIDMap  string // for /proc/<child>/uid_map; "": no user namespace
+	GIDMap  string
+	NetNS   string // path of the network namespace to enter; "": none
+	OOM     *int   // for /proc/<child>/oom_score_adj
+	Prepare *call.Program
+	Send    []call.Reg // of Prepare, what the child receives
+	Child   *call.Program
+}
+
+// For makes the plan of a container. Errors: ErrUnsupported.
+func For(in Input) (*Create, error) {
+	if err := check(in); err != nil {
+		return nil, err
+	}
+	ns, err := namespacesOf(in.Spec)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{
+		Input: in, ns: ns, spec: in.Spec,
+		parent: call.New(parentRegs), child: call.New(childRegs),
+	}
+	if err := b.build(); err != nil {
+		return nil, err
+	}
+	create := &Create{
+		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, OOM: in.Spec.Process.OOMScoreAdj,
+		Prepare: b.parent, Send: b.send, Child: b.child,
+	}
+	if ns.user {
+		create.UIDMap, create.GIDMap = idMap(in.Spec.Linux.UIDMappings), idMap(in.Spec.Linux.GIDMappings)
+	}
+	return create, nil
+}
+
+// builder makes both programs side by side.
+type builder struct {
+	Input
+	ns     namespaces
+	spec   *specs.Spec
+	parent *call.Program
+	child  *call.Program
+	send   []call.Reg // registers of parent …
+	base   call.Reg   // … that become this register of child, and those after it
+	root   call.Reg   // of child: the root directory
+	dev    call.Reg   // of child: the file system of /dev
+	sys    call.Reg   // of child: the one of /sys; 0 if the child makes it itself
+	bound  map[int]mounted
+	mounts []mounted
+	seal   []mounted // to be made read-only when all is mounted
+	at     call.Reg  // of child: for steps that open something …
+	next   call.Reg  // … and something else
+}
+
+// mounted is a mount on its way to its place: in the child, attached nowhere
+// yet.
+type mounted struct {
+	reg       call.Reg
+	dest      string
+	dir       bool // the target is a directory, otherwise a file
+	noSymlink bool // the target must be there itself
+}
+
+func (b *builder) build() error {
+	// What is sent is known only after the mounts were seen, but received first.
+	b.base = b.child.Regs(3 + len(b.spec.Mounts)) // root, /dev, /sys
+	b.at, b.next = b.child.Reg(), b.child.Reg()
+	b.limits()
+	b.enterIDs()
+	if err := b.rootfs(); err != nil {
+		return err
+	}
+	if err := b.devices(); err != nil {
+		return err
+	}
+	if err := b.binds(); err != nil {
+		return err
+	}
+	b.leaveIDs()
+
+	b.begin()
+	if err := b.kernelMounts(); err != nil {
+		return err
+	}
+	b.pivot()
+	for _, m := range b.mounts {
+		b.attach(m)
+	}
+	if err := b.network(); err != nil {
+		return err
+	}
+	if err := b.sysctls(); err != nil {
+		return err
+	}
+	b.readonlyPaths()
+	b.maskedPaths()
+	b.makeDir(b.spec.Process.Cwd)
+	if b.spec.Root != nil && b.spec.Root.Readonly {
+		b.child.Call(unix.SYS_MOUNT_SETATTR, call.Get(b.root), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
+			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As("make the root file system read-only")
+	}
+	b.hostnames()
+	return process(b.child, b.spec.Process, b.Seccomp, b.root, true)
+}
+
+// give makes the child receive r of the parent's program, and returns its
+// register there.
+func (b *builder) give(r call.Reg) call.Reg {
+	b.send = append(b.send, r)
+	return b.base + call.Reg(len(b.send)-1)
+}
+
+// begin is the child's start, up to the point where its ids are what they will
+// be while it builds.
+func (b *builder) begin() {
+	c := b.child
+	for i := 0; i < len(b.send); i += call.MaxReceive {
+		c.Receive(Sync, b.base+call.Reg(i), min(len(b.send)-i, call.MaxReceive)).As("receive the container's parts from the shim")
+	}
+	if b.ns.user {
+		c.Call(unix.SYS_SETRESGID, call.Int(0), call.Int(0), call.Int(0)).As("become group 0 of the user namespace")
+		c.Call(unix.SYS_SETRESUID, call.Int(0), call.Int(0), call.Int(0)).As("become user 0 of the user namespace")
+	}
+	c.Call(unix.SYS_SETSID).As("begin a session")
+	c.Call(unix.SYS_UMASK, call.Int(0))
+	c.Call(unix.SYS_UNSHARE, call.Int(unix.CLONE_NEWCGROUP)).As("make the cgroup namespace")
+	c.Call(unix.SYS_MOUNT_SETATTR, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.AT_RECURSIVE),
+		mountAttr(0, 0, unix.MS_PRIVATE), call.Int(sizeofMountAttr)).As("make all mounts private")
+}
+
+// pivot makes the root file system the root directory and lets go of the node's.
+func (b *builder) pivot() {
+	c := b.child
+	// It must be attached somewhere before it can be the root. /proc is a directory
+	// on every node; that it was covered ends with the old root.
+	c.Call(unix.SYS_MOVE_MOUNT, call.Get(b.root), call.Str(""), call.Int(unix.AT_FDCWD), call.Str("/proc"),
+		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As("attach the root file system")
+	c.Call(unix.SYS_FCHDIR, call.Get(b.root)).As("enter the root file system")
+	c.Call(unix.SYS_PIVOT_ROOT, call.Str("."), call.Str(".")).As("make it the root")
+	c.Call(unix.SYS_UMOUNT2, call.Str("."), call.Int(unix.MNT_DETACH)).As("let go of the node's root")
+	c.Call(unix.SYS_CHDIR, call.Str("/")).As("enter the new root")
+}
+
+// hostnames sets the names of the UTS namespace.
+func (b *builder) hostnames() {
+	if name := b.spec.Hostname; name != "" {
+		b.child.Call(unix.SYS_SETHOSTNAME, call.Str(name), call.Int(len(name))).As("set the hostname to " + name)
+	}
+	if name := b.spec.Domainname; name != "" {
+		b.child.Call(unix.SYS_SETDOMAINNAME, call.Str(name), call.Int(len(name))).As("set the domain name to " + name)
+	}
+}
+
+// sysctls sets those that belong to the container's namespaces.
+func (b *builder) sysctls() error {
+	var keys []string
+	for k := range b.spec.Linux.Sysctl {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	if len(keys) == 0 {
+		return nil
+	}
+	proc := slices.IndexFunc(b.mounts, func(m mounted) bool { return m.dest == "/proc" })
+	if proc < 0 {
+		return unsupported("sysctls of a container without a mount at /proc")
+	}
+	for _, k := range keys {
+		if err := b.ns.owns(k); err != nil {
+			return err
+		}
+		f := b.child.Reg()
+		value := b.spec.Linux.Sysctl[k]
+		what := "set sysctl " + k + " to " + value
+		name := "sys/" + sysctlPath(k)
+		b.child.Call(unix.SYS_OPENAT2, call.Get(b.mounts[proc].reg), call.Str(name),
+			openHow(unix.O_WRONLY|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS), call.Int(sizeofOpenHow)).To(f).As(what)
+		b.child.Call(unix.SYS_WRITE, call.Get(f), call.Str(value), call.Int(len(value))).As(what)
+		b.child.Call(unix.SYS_CLOSE, call.Get(f))
+	}
+	return nil
+}
+
+// sysctlPath returns the file of a sysctl. With a slash in its name, slashes
+// separate and dots belong to the parts, as in sysctl(8).
+func sysctlPath(name string) string {
+	if strings.Contains(name, "/") {
+		return path.Clean(name)
+	}
+	return strings.ReplaceAll(name, ".", "/")
+}

@@ -1,0 +1,176 @@
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// mountAttr is struct mount_attr without a user namespace.
+func mountAttr(set, clr, propagation uint64) call.Arg {
+	return call.Data(attrBytes(set, clr, propagation))
+}
+
+// idMapped is struct mount_attr that maps ids through the user namespace in r.
+func idMapped(set uint64, r call.Reg) call.Arg {
+	return call.Patched(attrBytes(set|unix.MOUNT_ATTR_IDMAP, 0, 0), 24, r)
+}
+
+func attrBytes(set, clr, propagation uint64) []byte {
+	var b []byte
+	for _, v := range []uint64{set, clr, propagation, 0} {
+		b = binary.NativeEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
+// openHow is struct open_how with mode 0.
+func openHow(flags, resolve uint64) call.Arg {
+	var b []byte
+	for _, v := range []uint64{flags, 0, resolve} {
+		b = binary.NativeEndian.AppendUint64(b, v)
+	}
+	return call.Data(b)
+}
+
+// Sizes of struct open_how and struct mount_attr.
+const (
+	sizeofOpenHow   = 24
+	sizeofMountAttr = unix.MOUNT_ATTR_SIZE_VER0
+)
+
+const rootAttrs = 0 // a root file system may have set-user-id programs and devices of its own
+
+// rootfs makes the root file system.
+func (b *builder) rootfs() error {
+	fs := b.Rootfs
+	var root call.Reg
+	switch {
+	case len(fs.Lowers) == 0 && (b.spec.Root == nil || !filepath.IsAbs(b.spec.Root.Path)):
+		return fmt.Errorf("a container needs a rootfs, or root.path as an absolute path")
+	case len(fs.Lowers) == 0:
+		root = b.tree(b.spec.Root.Path, false)
+	case len(fs.Lowers) == 1 && fs.Upper == "":
+		root = b.tree(fs.Lowers[0], false)
+	default:
+		root = b.overlay(fs)
+	}
+	if fs.Upper == "" && len(fs.Lowers) > 0 {
+		b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(root), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
+			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As("make the layers read-only")
+	}
+	b.root = b.give(root)
+	return nil
+}
+
+// tree makes a mount of a directory or file of the node, with the container's
+// ids if it has its own.
+func (b *builder) tree(path string, recursive bool) call.Reg {
+	r := b.parent.Reg()
+	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	b.parent.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(flags)).To(r).As("open " + path)
+	if b.ns.user {
+		b.mapIDs(r, path, recursive)
+	}
+	return r
+}
+
+// mapIDs makes the mount in r show files of user 0 as files of the container's
+// user 0, and so on.
+func (b *builder) mapIDs(r call.Reg, path string, recursive bool) {
+	flags := unix.AT_EMPTY_PATH
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, UserNS), call.Int(sizeofMountAttr)).
+		As("map user ids of " + path + " (its file system must support idmapped mounts)")
+}
+
+// overlay makes an overlay of the layers.
+func (b *builder) overlay(fs Rootfs) call.Reg {
+	p := b.parent
+	layers := make([]call.Reg, 0, len(fs.Lowers)+2)
+	ctx := b.fsopen(p, "overlay", "the root file system")
+	set := func(key string, fd call.Reg, what string) {
+		layers = append(layers, fd)
+		p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_FD), call.Str(key), call.Int(0), call.Get(fd)).
+			As("add " + what + " to the overlay")
+	}
+	for _, lower := range slices.Backward(fs.Lowers) {
+		set("lowerdir+", b.tree(lower, false), lower)
+	}
+	if fs.Upper != "" {
+		// Both must be on one mount, so it is made of a directory that holds both.
+		top := commonDir(fs.Upper, fs.Work)
+		mount := b.tree(top, false)
+		layers = append(layers, mount)
+		for _, dir := range []struct{ key, path string }{{"upperdir", fs.Upper}, {"workdir", fs.Work}} {
+			fd := p.Reg()
+			rel, _ := strings.CutPrefix(dir.path, top)
+			p.Call(unix.SYS_OPENAT2, call.Get(mount), call.Str("./"+strings.TrimPrefix(rel, "/")),
+				openHow(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS), call.Int(sizeofOpenHow)).
+				To(fd).As("open " + dir.path)
+			set(dir.key, fd, dir.path)
+		}
+	}
+	// Plain layers, whatever the kernel's defaults are: what is in upper can be read
+	// without knowing the layers below.
+	for _, opt := range []string{"index", "metacopy", "redirect_dir"} {
+		b.fsconfig(p, ctx, opt, "off", "the root file system")
+	}
+	root := b.fsmount(p, ctx, rootAttrs, "the root file system")
+	for _, fd := range layers {
+		p.Call(unix.SYS_CLOSE, call.Get(fd))
+	}
+	return root
+}
+
+// commonDir returns the deepest directory that holds both, neither of them
+// itself.
+func commonDir(a, b string) string {
+	a, b = filepath.Dir(filepath.Clean(a)), filepath.Dir(filepath.Clean(b))
+	for a != b {
+		if len(a) > len(b) {
+			a = filepath.Dir(a)
+		} else {
+			b = filepath.Dir(b)
+		}
+	}
+	return a
+}
+
+// fsopen, fsconfig and fsmount make a file system by the mount API, attached
+// nowhere.
+func (b *builder) fsopen(p *call.Program, fstype, what string) call.Reg {
+	ctx := p.Reg()
+	p.Call(unix.SYS_FSOPEN, call.Str(fstype), call.Int(unix.FSOPEN_CLOEXEC)).To(ctx).As("make " + what + " (" + fstype + ")")
+	b.fsconfig(p, ctx, "source", fstype, what) // what df and mount show
+	return ctx
+}
+
+// fsconfig sets an option, without a value if that is empty.
+func (b *builder) fsconfig(p *call.Program, ctx call.Reg, key, value, what string) {
+	as := "set option " + key + "=" + value + " of " + what
+	if value == "" {
+		p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_FLAG), call.Str(key), call.Int(0), call.Int(0)).As(as)
+		return
+	}
+	p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_STRING), call.Str(key), call.Str(value), call.Int(0)).As(as)
+}
+
+func (b *builder) fsmount(p *call.Program, ctx call.Reg, attrs int, what string) call.Reg {
+	mount := p.Reg()
+	p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_CMD_CREATE), call.Int(0), call.Int(0), call.Int(0)).As("make " + what)
+	p.Call(unix.SYS_FSMOUNT, call.Get(ctx), call.Int(unix.FSMOUNT_CLOEXEC), call.Int(attrs)).To(mount).As("mount " + what)
+	p.Call(unix.SYS_CLOSE, call.Get(ctx))
+	return mount
+}

@@ -1,0 +1,321 @@
+// Package seccomp compiles a seccomp profile in the terms of the OCI
+// runtime-spec (config-linux.md, "Seccomp") to the BPF program that the kernel
+// runs before each system call. It does in Go what others do with libseccomp,
+// and finds the rule of a call by bisection.
+package seccomp
+
+//go:generate go run generate.go
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnsupported is wrapped by errors about what a profile asks for and is not
+// done.
+var ErrUnsupported = errors.New("not supported")
+
+// architecture is one of those that a processor runs programs of.
+type architecture struct {
+	audit uint32 // AUDIT_ARCH_*
+	calls map[string]uint32
+}
+
+// x32Bit marks calls of the x32 ABI, which shares its architecture's number
+// with x86-64.
+const x32Bit = 0x40000000
+
+// architectures are those of this processor that a profile may name.
+func architectures() map[specs.Arch]architecture {
+	if runtime.GOARCH == "arm64" {
+		return map[specs.Arch]architecture{
+			specs.ArchAARCH64: {unix.AUDIT_ARCH_AARCH64, arm64Calls()},
+			specs.ArchARM:     {unix.AUDIT_ARCH_ARM, armCalls()},
+		}
+	}
+	return map[specs.Arch]architecture{
+		specs.ArchX86_64: {unix.AUDIT_ARCH_X86_64, amd64Calls()},
+		specs.ArchX86:    {unix.AUDIT_ARCH_I386, i386Calls()},
+	}
+}
+
+// native is this processor's own architecture, in every filter.
+func native() specs.Arch {
+	if runtime.GOARCH == "arm64" {
+		return specs.ArchAARCH64
+	}
+	return specs.ArchX86_64
+}
+
+// Offsets in struct seccomp_data.
+const (
+	offNumber = 0
+	offArch   = 4
+	offArgs   = 16
+)
+
+// Compile returns the instructions of the profile's filter, as struct
+// sock_filter. A call that is newer than all the profile knows gives ENOSYS
+// instead of an error of the default action, so that programs fall back to what
+// is older; so do calls of the x32 ABI. Names of calls that this kernel's
+// processor does not have mean nothing. Errors: ErrUnsupported.
+func Compile(p *specs.LinuxSeccomp) ([]byte, error) {
+	if len(p.Flags) > 0 || p.ListenerPath != "" {
+		return nil, fmt.Errorf("seccomp flags %v, listener %q: %w", p.Flags, p.ListenerPath, ErrUnsupported)
+	}
+	fallback, err := action(p.DefaultAction, p.DefaultErrnoRet)
+	if err != nil {
+		return nil, err
+	}
+	known := architectures()
+	arches := []specs.Arch{native()}
+	for _, a := range p.Architectures {
+		if _, ok := known[a]; ok && !slices.Contains(arches, a) {
+			arches = append(arches, a)
+		}
+	}
+	prog := program{load(offArch)}
+	for _, name := range arches {
+		body, err := filter(p, known[name], fallback)
+		if err != nil {
+			return nil, err
+		}
+		prog = append(prog, jumpIf(unix.BPF_JEQ, known[name].audit, 1, 0), jump(len(body)))
+		prog = append(prog, body...)
+	}
+	prog = append(prog, ret(unix.SECCOMP_RET_KILL_PROCESS)) // a program of another architecture
+	if len(prog) > unix.BPF_MAXINSNS {
+		return nil, fmt.Errorf("seccomp filter has %d instructions, the kernel takes %d", len(prog), unix.BPF_MAXINSNS)
+	}
+	return prog.bytes(), nil
+}
+
+// action returns the value that a filter returns for an action.
+func action(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
+	value := uint32(unix.EPERM)
+	if errno != nil {
+		value = uint32(*errno) & unix.SECCOMP_RET_DATA
+	}
+	switch a {
+	case specs.ActAllow:
+		return unix.SECCOMP_RET_ALLOW, nil
+	case specs.ActErrno:
+		return unix.SECCOMP_RET_ERRNO | value, nil
+	case specs.ActKill, specs.ActKillThread:
+		return unix.SECCOMP_RET_KILL_THREAD, nil
+	case specs.ActKillProcess:
+		return unix.SECCOMP_RET_KILL_PROCESS, nil
+	case specs.ActTrap:
+		return unix.SECCOMP_RET_TRAP, nil
+	case specs.ActTrace:
+		return unix.SECCOMP_RET_TRACE | value, nil
+	case specs.ActLog:
+		return unix.SECCOMP_RET_LOG, nil
+	default:
+		return 0, fmt.Errorf("seccomp action %q: %w", a, ErrUnsupported)
+	}
+}
+
+// rule is what is done if all conditions hold.
+type rule struct {
+	conditions []specs.LinuxSeccompArg
+	action     uint32
+}
+
+// filter returns the instructions for one architecture.
+func filter(p *specs.LinuxSeccomp, arch architecture, fallback uint32) (program, error) {
+	rules := map[uint32][]rule{}
+	newest := uint32(0)
+	for _, s := range p.Syscalls {
+		act, err := action(s.Action, s.ErrnoRet)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range s.Names {
+			nr, ok := arch.calls[name]
+			if !ok {
+				continue
+			}
+			newest = max(newest, nr)
+			rules[nr] = append(rules[nr], split(s.Args, act)...)
+		}
+	}
+	var ranges []span
+	add := func(from uint32, body program) {
+		if n := len(ranges); n > 0 && slices.Equal(ranges[n-1].body, body) {
+			return
+		}
+		ranges = append(ranges, span{from, body})
+	}
+	for nr := range newest + 1 {
+		body, err := decide(rules[nr], fallback)
+		if err != nil {
+			return nil, err
+		}
+		add(nr, body)
+	}
+	beyond := fallback
+	if fallback&unix.SECCOMP_RET_ACTION_FULL != unix.SECCOMP_RET_ALLOW && fallback&unix.SECCOMP_RET_ACTION_FULL != unix.SECCOMP_RET_LOG {
+		beyond = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	}
+	add(newest+1, program{ret(beyond)})
+	if arch.audit == unix.AUDIT_ARCH_X86_64 {
+		add(x32Bit, program{ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))})
+	}
+	return append(program{load(offNumber)}, bisect(ranges)...), nil
+}
+
+// split returns the rules of an entry. Conditions on different arguments must
+// all hold; of several on the same argument one is enough, as in runc.
+func split(args []specs.LinuxSeccompArg, act uint32) []rule {
+	seen := map[uint]bool{}
+	for _, a := range args {
+		if seen[a.Index] {
+			var alternatives []rule
+			for _, a := range args {
+				alternatives = append(alternatives, rule{[]specs.LinuxSeccompArg{a}, act})
+			}
+			return alternatives
+		}
+		seen[a.Index] = true
+	}
+	return []rule{{args, act}}
+}
+
+// decide returns what is done for one call: the first rule that holds, those
+// without conditions last, and else the fallback.
+func decide(rules []rule, fallback uint32) (program, error) {
+	var body program
+	last := fallback
+	for _, r := range slices.Backward(rules) {
+		if len(r.conditions) == 0 {
+			last = r.action
+		}
+	}
+	for _, r := range rules {
+		if len(r.conditions) == 0 || r.action == last {
+			continue
+		}
+		test := program{ret(r.action)}
+		for _, c := range slices.Backward(r.conditions) {
+			var err error
+			if test, err = condition(c, test); err != nil {
+				return nil, err
+			}
+		}
+		body = append(body, test...)
+	}
+	return append(body, ret(last)), nil
+}
+
+// span is a range of numbers up to the next one's, with the same instructions.
+type span struct {
+	from uint32
+	body program
+}
+
+// bisect returns the instructions that find the range of the number in the
+// accumulator.
+func bisect(spans []span) program {
+	if len(spans) == 1 {
+		return spans[0].body
+	}
+	mid := len(spans) / 2
+	low, high := bisect(spans[:mid]), bisect(spans[mid:])
+	var prog program
+	if len(low) <= 255 {
+		prog = program{jumpIf(unix.BPF_JGE, spans[mid].from, len(low), 0)}
+	} else {
+		prog = program{jumpIf(unix.BPF_JGE, spans[mid].from, 0, 1), jump(len(low))}
+	}
+	return append(append(prog, low...), high...)
+}
+
+// program is a list of instructions.
+type program []unix.SockFilter
+
+func (p program) bytes() []byte {
+	var b []byte
+	for _, in := range p {
+		b = binary.NativeEndian.AppendUint16(b, in.Code)
+		b = append(b, in.Jt, in.Jf)
+		b = binary.NativeEndian.AppendUint32(b, in.K)
+	}
+	return b
+}
+
+func load(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+func ret(value uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value}
+}
+
+func and(mask uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: mask}
+}
+
+// jump skips n instructions.
+func jump(n int) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n)}
+}
+
+// jumpIf skips yes or no instructions, each at most 255.
+func jumpIf(op uint16, k uint32, yes, no int) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: uint8(yes), Jf: uint8(no), K: k}
+}
+
+// condition returns instructions that go on with then if c holds, and else skip
+// it.
+func condition(c specs.LinuxSeccompArg, then program) (program, error) {
+	if c.Index > 5 {
+		return nil, fmt.Errorf("seccomp condition on argument %d, a call has 6", c.Index)
+	}
+	low := uint32(offArgs + 8*c.Index) // both processors are little-endian
+	high := low + 4
+	value, mask := c.Value, ^uint64(0)
+	if c.Op == specs.OpMaskedEqual {
+		mask, value = c.Value, c.ValueTwo
+	}
+	hi, lo := uint32(value>>32), uint32(value)
+	n := len(then)
+	switch c.Op {
+	case specs.OpEqualTo, specs.OpMaskedEqual:
+		return append(program{
+			load(high), and(uint32(mask >> 32)), jumpIf(unix.BPF_JEQ, hi, 0, 3+n),
+			load(low), and(uint32(mask)), jumpIf(unix.BPF_JEQ, lo, 0, n),
+		}, then...), nil
+	case specs.OpNotEqual:
+		return append(program{
+			load(high), jumpIf(unix.BPF_JEQ, hi, 0, 2),
+			load(low), jumpIf(unix.BPF_JEQ, lo, n, 0),
+		}, then...), nil
+	case specs.OpGreaterThan, specs.OpGreaterEqual:
+		op := uint16(unix.BPF_JGT)
+		if c.Op == specs.OpGreaterEqual {
+			op = unix.BPF_JGE
+		}
+		return append(program{
+			load(high), jumpIf(unix.BPF_JGT, hi, 3, 0), jumpIf(unix.BPF_JEQ, hi, 0, 2+n),
+			load(low), jumpIf(op, lo, 0, n),
+		}, then...), nil
+	case specs.OpLessThan, specs.OpLessEqual:
+		op := uint16(unix.BPF_JGE)
+		if c.Op == specs.OpLessEqual {
+			op = unix.BPF_JGT
+		}
+		return append(program{
+			load(high), jumpIf(unix.BPF_JGT, hi, 4+n-1, 0), jumpIf(unix.BPF_JEQ, hi, 0, 2),
+			load(low), jumpIf(op, lo, n, 0),
+		}, then...), nil
+	default:
+		return nil, fmt.Errorf("seccomp operator %q: %w", c.Op, ErrUnsupported)
+	}
+}

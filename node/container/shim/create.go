@@ -1,0 +1,340 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// programs are the two of a plan.
+type programs struct {
+	prepare, child *call.Program
+}
+
+// decode reads the programs of a blob, of which the first has that size.
+func decode(blob []byte, size int) (p programs, err error) {
+	if size < 0 || size > len(blob) {
+		return p, errors.New("damaged program")
+	}
+	if p.prepare, err = call.Decode(blob[:size]); err != nil {
+		return p, err
+	}
+	p.child, err = call.Decode(blob[size:])
+	return p, err
+}
+
+// stdio are the container's ends of its streams.
+type stdio [3]*os.File
+
+func (s stdio) regs() []uintptr {
+	return []uintptr{s[0].Fd(), s[1].Fd(), s[2].Fd()}
+}
+
+// pipe returns a pipe whose end for the shim can be waited for and whose other
+// end blocks, as programs expect of their stdio.
+func pipe(shimReads bool) (ours, theirs *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	if !shimReads {
+		fds[0], fds[1] = fds[1], fds[0]
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
+}
+
+// syncPair returns a socket pair for the word to go on.
+func syncPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "sync"), os.NewFile(uintptr(fds[1]), "sync"), nil
+}
+
+// create builds the container. After an error the shim ends, and all that is
+// open with it.
+func (s *shim) create(c Create, blob []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != "" {
+		return failf(CodeStatus, "container exists already")
+	}
+	s.Create = c
+	plan, err := decode(blob, c.Prepare)
+	if err != nil {
+		return err
+	}
+	s.plan = plan
+	log := new(logFile)
+	if c.Log != "" {
+		if log.f, err = os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640); err != nil {
+			return fmt.Errorf("open log: %w", err)
+		}
+	}
+	s.out.name, s.err.name, s.out.log, s.err.log = "stdout", "stderr", log, log
+	if s.pidns, err = os.Open("/proc/self/ns/pid"); err != nil {
+		return err
+	}
+	streams, err := s.openStreams()
+	if err != nil {
+		return err
+	}
+	if err := s.fork(streams); err != nil {
+		return err
+	}
+	for i, o := range []*output{&s.out, &s.err} {
+		s.copies.Go(func() { o.copy(s.outs[i]) })
+	}
+	go s.reap()
+	return nil
+}
+
+// openStreams makes the container's stdio and returns its ends.
+func (s *shim) openStreams() (streams stdio, err error) {
+	if s.Stdin {
+		if s.stdin, streams[0], err = pipe(false); err != nil {
+			return streams, err
+		}
+	} else if streams[0], err = os.Open(os.DevNull); err != nil {
+		return streams, err
+	}
+	for i := range s.outs {
+		if s.outs[i], streams[i+1], err = pipe(true); err != nil {
+			return streams, err
+		}
+	}
+	return streams, nil
+}
+
+// fork forks the container's first process and takes it to where only its
+// command is missing.
+func (s *shim) fork(streams stdio) error {
+	var theirSync, theirStatus *os.File
+	var err error
+	if s.sync, theirSync, err = syncPair(); err != nil {
+		return err
+	}
+	if s.status, theirStatus, err = pipe(true); err != nil {
+		return err
+	}
+	f := call.Fork{
+		Flags:  s.Flags,
+		Status: int(theirStatus.Fd()),
+		Regs:   append(streams.regs(), theirSync.Fd(), theirStatus.Fd()),
+	}
+	netns := -1
+	if s.NetNS != "" {
+		own, theirs, err := s.network()
+		if err != nil {
+			return err
+		}
+		defer closeAll([]*os.File{own, theirs})
+		netns = int(theirs.Fd())
+		f.Enter = []call.Namespace{{FD: netns, Own: int(own.Fd()), Type: unix.CLONE_NEWNET}}
+	}
+	if s.Cgroup.Unified != "" {
+		dir, err := os.Open(s.Cgroup.Unified)
+		if err != nil {
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		defer dir.Close()
+		f.Cgroup = int(dir.Fd())
+	}
+	pid, pidfd, err := f.Start(s.plan.child)
+	if err != nil {
+		return fmt.Errorf("fork into new namespaces: %w", err)
+	}
+	s.state = State{Version: Version, ID: s.ID, Status: StatusCreated, Pid: pid, Created: time.Now().UTC()}
+	s.pidfd = pidfd
+	if err := s.equip(pid, streams, int(theirStatus.Fd()), netns); err != nil {
+		// The child may have said why before this side noticed.
+		closeAll([]*os.File{theirSync, theirStatus})
+		if _, cerr := s.reports(s.plan); cerr != nil {
+			err = cerr
+		}
+		s.abandon(pid)
+		return err
+	}
+	closeAll([]*os.File{theirSync, theirStatus, streams[0], streams[1], streams[2]})
+	ready, err := s.reports(s.plan)
+	if err == nil && !ready {
+		err = errors.New("the container's first process ended while it was built")
+	}
+	if err != nil {
+		s.abandon(pid)
+	}
+	return err
+}
+
+// abandon ends a first process that was not completed.
+func (s *shim) abandon(pid int) {
+	_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+	_, _ = unix.Wait4(pid, nil, 0, nil)
+	s.state = State{}
+}
+
+// network opens the network namespace to enter, and the one to return to.
+func (s *shim) network() (own, theirs *os.File, err error) {
+	if own, err = os.Open("/proc/self/ns/net"); err != nil {
+		return nil, nil, err
+	}
+	if theirs, err = os.Open(s.NetNS); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open network namespace: %w", err), own.Close())
+	}
+	return own, theirs, nil
+}
+
+// equip gives the child what it cannot make itself: cgroups, ids, and the parts
+// that the first program makes.
+func (s *shim) equip(pid int, streams stdio, status, netns int) error {
+	if err := s.Cgroup.Join(pid); err != nil {
+		return err
+	}
+	proc := "/proc/" + strconv.Itoa(pid)
+	userns := -1
+	if s.UIDMap != "" {
+		if err := writeFile(proc+"/uid_map", s.UIDMap); err != nil {
+			return fmt.Errorf("map user ids: %w", err)
+		}
+		if err := writeFile(proc+"/gid_map", s.GIDMap); err != nil {
+			return fmt.Errorf("map group ids: %w", err)
+		}
+		f, err := os.Open(proc + "/ns/user")
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		userns = int(f.Fd())
+	}
+	s.adjustOOM(proc, s.OOM)
+	regs, err := s.plan.prepare.Run(status, append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns)))
+	if err != nil {
+		return err
+	}
+	fds := make([]int, len(s.Send))
+	for i, r := range s.Send {
+		if int(r) >= len(regs) {
+			return errors.New("damaged program")
+		}
+		fds[i] = int(regs[r])
+	}
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}()
+	for i := 0; i < len(fds); i += call.MaxReceive {
+		part := fds[i:min(i+call.MaxReceive, len(fds))]
+		if err := unix.Sendmsg(int(s.sync.Fd()), []byte{0}, unix.UnixRights(part...), nil, unix.MSG_NOSIGNAL); err != nil {
+			return fmt.Errorf("give the container its parts: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeFile writes to a file of the kernel in one piece.
+func writeFile(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// adjustOOM sets how readily the kernel kills a process. To lower it needs a
+// capability that the node may not have.
+func (s *shim) adjustOOM(proc string, score *int) {
+	if score == nil {
+		return
+	}
+	if err := writeFile(proc+"/oom_score_adj", strconv.Itoa(*score)); err != nil {
+		s.warn(fmt.Sprintf("set oom_score_adj to %d: %v", *score, err))
+	}
+}
+
+// maxWarnings is how many different ones are kept.
+const maxWarnings = 32
+
+// warn keeps a warning for the state. s.mu is held.
+func (s *shim) warn(text string) {
+	if len(s.state.Warnings) < maxWarnings && !slices.Contains(s.state.Warnings, text) {
+		s.state.Warnings = append(s.state.Warnings, text)
+	}
+}
+
+// reports reads what the container's first process and its plan report, until
+// the process is ready for its command, has failed, or has executed it.
+func (s *shim) reports(p programs) (ready bool, err error) {
+	return readReports(s.status, p, s.warn)
+}
+
+func readReports(status *os.File, p programs, warn func(string)) (ready bool, err error) {
+	b := make([]byte, call.ReportSize)
+	for {
+		if _, err := io.ReadFull(status, b); err != nil {
+			return false, nil //nolint:nilerr // the end is a report, too: the child has executed its command, or is dead
+		}
+		switch r := call.ParseReport(b, p.prepare, p.child); {
+		case r.Ready:
+			return true, nil
+		case r.Warning:
+			warn(r.Failure.Error())
+		default:
+			return false, r.Failure
+		}
+	}
+}
+
+// start lets the container's first process execute its command.
+func (s *shim) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != StatusCreated || s.sync == nil {
+		return failf(CodeStatus, "container is %s", s.state.Status)
+	}
+	_, err := s.sync.Write([]byte{0}) // if it is dead already, that is how it stops
+	_ = s.sync.Close()
+	s.sync = nil
+	if err == nil {
+		_, err = s.reports(s.plan)
+	}
+	_ = s.status.Close()
+	s.plan = programs{} // not needed again
+	if err == nil {
+		s.state.Status, s.state.Started = StatusRunning, time.Now().UTC()
+		return nil
+	}
+	code, exit := classify(err)
+	s.fate = &State{ExitCode: exit, Error: err.Error()}
+	return failf(code, "%v", err)
+}
+
+// classify says what an error of a program means for its caller, and which exit
+// code a shell would give it.
+func classify(err error) (code string, exit int) {
+	var f *call.Failure
+	switch {
+	case !errors.As(err, &f) || !f.Command:
+		return CodeFailed, ExitFailed
+	case f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR:
+		return CodeNoCommand, ExitNoCommand
+	default:
+		return CodeNotExecutable, ExitNotExecutable
+	}
+}

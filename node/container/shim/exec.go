@@ -1,0 +1,141 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// exec runs a further process of the container, tells c that it runs, and
+// returns its exit code when it has ended. The descriptors become its own.
+func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, err error) {
+	defer closeAll(files)
+	plan, err := decode(blob, e.Prepare)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != count(e.Stdin, e.Stdout, e.Stderr) {
+		return nil, failf(CodeFailed, "%d descriptors for %d streams", len(files), count(e.Stdin, e.Stdout, e.Stderr))
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	streams := stdio{null, null, null}
+	given := files
+	for i, chosen := range []bool{e.Stdin, e.Stdout, e.Stderr} {
+		if chosen {
+			streams[i], given = given[0], given[1:]
+		}
+	}
+	pid, exited, err := s.forkExec(e, plan, streams)
+	_ = null.Close()
+	closeAll(files) // of the pipes only the process's ends stay, so that they end with it
+	if err != nil {
+		var coded *Error
+		if errors.As(err, &coded) {
+			return nil, coded
+		}
+		why, _ := classify(err)
+		return nil, failf(why, "%v", err)
+	}
+	// If nobody is interested it runs on, like a container.
+	_ = c.Send(Response{Version: Version, Pid: pid}, nil)
+	n := exitCode(<-exited)
+	return &n, nil
+}
+
+// forkExec forks the process and returns when it has executed its command.
+func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited chan unix.WaitStatus, err error) {
+	ourSync, theirSync, err := syncPair()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer ourSync.Close()
+	defer theirSync.Close()
+	ourStatus, theirStatus, err := pipe(true)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer ourStatus.Close()
+	defer theirStatus.Close()
+	f := call.Fork{
+		Status: int(theirStatus.Fd()),
+		Regs:   append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0),
+	}
+	if s.Cgroup.Unified != "" {
+		dir, err := os.Open(s.Cgroup.Unified)
+		if err != nil {
+			return 0, nil, fmt.Errorf("open cgroup: %w", err)
+		}
+		defer dir.Close()
+		f.Cgroup = int(dir.Fd())
+	}
+	var warnings []string
+	pid, exited, err = s.begin(e, f, plan)
+	if err != nil {
+		return 0, nil, err
+	}
+	_ = theirSync.Close()
+	s.mu.Lock()
+	err = s.Cgroup.Join(pid)
+	s.adjustOOM("/proc/"+strconv.Itoa(pid), e.OOM)
+	s.mu.Unlock()
+	if err == nil {
+		_, err = plan.prepare.Run(int(theirStatus.Fd()), append(streams.regs(), uintptr(pid)))
+	}
+	if err == nil {
+		_, err = ourSync.Write([]byte{0})
+	}
+	_ = theirStatus.Close()
+	if err != nil {
+		_ = ourSync.Close() // which ends the child
+		<-exited
+		return 0, nil, err
+	}
+	if _, err = readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) }); err != nil {
+		<-exited
+		return 0, nil, err
+	}
+	s.mu.Lock()
+	for _, w := range warnings {
+		s.warn("exec: " + w)
+	}
+	s.mu.Unlock()
+	return pid, exited, nil
+}
+
+// begin forks with the container's first process in the register for it.
+func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != StatusRunning {
+		return 0, nil, failf(CodeStatus, "container is %s, not running", s.state.Status)
+	}
+	f.Regs[5] = uintptr(s.pidfd)
+	for _, kind := range e.Enter {
+		own := s.pidns
+		if kind == unix.CLONE_NEWNET {
+			net, err := os.Open("/proc/self/ns/net")
+			if err != nil {
+				return 0, nil, err
+			}
+			defer net.Close()
+			own = net
+		}
+		f.Enter = append(f.Enter, call.Namespace{FD: s.pidfd, Own: int(own.Fd()), Type: kind})
+	}
+	pid, pidfd, err := f.Start(plan.child)
+	if err != nil {
+		return 0, nil, fmt.Errorf("fork into the container: %w", err)
+	}
+	_ = unix.Close(pidfd) // its number stays its own until it is reaped
+	exited := make(chan unix.WaitStatus, 1)
+	s.execs[pid] = exited
+	return pid, exited, nil
+}

@@ -1,0 +1,281 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Name is the shim's argv[0]. A program that carries no cmd/berth-init of its
+// own calls Main first thing if it finds itself called by it.
+const Name = "berth-init"
+
+// listener is the descriptor that the agent leaves a shim: its socket.
+const listener = 3
+
+// Env is what the agent gives a shim as environment: it shall stay small.
+func Env() []string { return []string{"GOMAXPROCS=1", "GOGC=25"} }
+
+// Main is the whole program. It returns the exit status.
+func Main() int {
+	if err := run(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), Name, err)
+		return 1
+	}
+	return 0
+}
+
+func run() error {
+	// Who asks the agent's service to stop does not mean the containers, and a client
+	// that goes away must not end the shim.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	// The child is a copy of this process until it executes the container's program:
+	// nobody in there may look into it, or open its program.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make memory private: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the reaper: %w", err)
+	}
+	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0) // for ps only
+	unix.Umask(0)
+	unix.CloseOnExec(listener)
+	s := &shim{done: make(chan struct{}), execs: map[int]chan unix.WaitStatus{}}
+	return s.serve(os.NewFile(listener, "listener"))
+}
+
+// shim is one container.
+type shim struct {
+	Create
+	out, err output
+	stdin    *os.File // the writing end; nil: there is none, or it was given away
+	pidns    *os.File // of this process
+	sync     *os.File // tells the container's first process to go on
+	status   *os.File // its reports
+
+	requests sync.WaitGroup // those that still get an answer
+	copies   sync.WaitGroup // of stdout and stderr
+
+	mu    sync.Mutex // for all below, and held while something is forked
+	state State
+	pidfd int
+	plan  programs
+	outs  [2]*os.File // what the copies read
+	execs map[int]chan unix.WaitStatus
+	fate  *State        // what the exit record shall say of a command that could not be executed
+	done  chan struct{} // closed when the exit record is on disk
+	end   sync.Once     // closes done
+}
+
+// serve answers requests until the container is gone and everybody knows.
+func (s *shim) serve(l *os.File) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		for {
+			var fd int
+			var aerr error
+			err := raw.Read(func(lfd uintptr) bool {
+				fd, _, aerr = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+				return aerr != unix.EAGAIN
+			})
+			if err = errors.Join(err, aerr); err != nil {
+				if aerr == unix.ECONNABORTED || aerr == unix.EINTR {
+					continue
+				}
+				accepted <- fmt.Errorf("accept: %w", err)
+				return
+			}
+			c, err := NewConn(fd)
+			if err != nil {
+				continue
+			}
+			s.requests.Add(1)
+			go s.answer(c)
+		}
+	}()
+	select {
+	case err = <-accepted:
+		return err // the container is lost; the agent kills it by its cgroup
+	case <-s.done:
+	}
+	_ = l.Close() // nobody new; from here on the exit record speaks
+	<-accepted
+	s.requests.Wait()
+	s.copies.Wait() // who is attached may still be reading
+	return nil
+}
+
+// answer answers the one request of a connection.
+func (s *shim) answer(c *Conn) {
+	defer s.requests.Done()
+	defer s.endIfEmpty()
+	defer c.Close()
+	// Whoever connects says what they want at once.
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	var req Request
+	blob, files, err := c.Receive(&req)
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			_ = c.Send(Response{Version: Version, Error: failf(CodeFailed, "%v", err)}, nil)
+		}
+		return
+	}
+	_ = c.SetDeadline(time.Time{})
+	resp, give, after := s.handle(c, &req, blob, files)
+	resp.Version = Version
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	err = c.Send(resp, nil, give...) // if nobody listens any more, nobody misses it
+	if after != nil {
+		after(err)
+	}
+}
+
+// endIfEmpty ends a shim without a container: the one connection that is there
+// from the beginning, the agent's, has brought none.
+func (s *shim) endIfEmpty() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status == "" {
+		s.end.Do(func() { close(s.done) })
+	}
+}
+
+// handle does what a request asks for. after is called once the answer is sent.
+func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (resp Response, give []*os.File, after func(error)) {
+	var err error
+	switch {
+	case req.Method == MethodCreate && req.Create != nil:
+		if err = s.create(*req.Create, blob); err != nil {
+			break
+		}
+	case req.Method == MethodStart:
+		err = s.start()
+		after = func(error) { debug.FreeOSMemory() } // plans are large, and not needed again
+	case req.Method == MethodState:
+	case req.Method == MethodWait:
+		s.wait(c)
+	case req.Method == MethodKill && req.Kill != nil:
+		err = s.kill(unix.Signal(req.Kill.Signal))
+	case req.Method == MethodAttach && req.Attach != nil:
+		give, after, err = s.attach(*req.Attach, files)
+		files = nil
+	case req.Method == MethodExec && req.Exec != nil:
+		resp.ExitCode, err = s.exec(c, *req.Exec, blob, files)
+		files = nil
+	default:
+		err = failf(CodeUnknown, "the shim of this container (version %d) does not know method %q: restart the container", Version, req.Method)
+	}
+	closeAll(files)
+	if err != nil {
+		var coded *Error
+		if !errors.As(err, &coded) {
+			coded = failf(CodeFailed, "%v", err)
+		}
+		return Response{Error: coded}, nil, after
+	}
+	s.mu.Lock()
+	state := s.state
+	s.mu.Unlock()
+	resp.State = &state
+	return resp, give, after
+}
+
+// wait returns when the container is stopped, or who asked is gone.
+func (s *shim) wait(c *Conn) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = c.f.Read(make([]byte, 1)) // nothing more is sent: it is the end
+	}()
+	select {
+	case <-s.done:
+	case <-gone:
+		return
+	}
+	_ = c.SetDeadline(time.Now())
+	<-gone
+}
+
+// kill sends a signal to the container's first process.
+func (s *shim) kill(sig unix.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != StatusCreated && s.state.Status != StatusRunning {
+		return failf(CodeStatus, "container is %s", s.state.Status)
+	}
+	if err := unix.PidfdSendSignal(s.pidfd, sig, nil, 0); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return failf(CodeStatus, "container has just stopped")
+		}
+		return fmt.Errorf("send signal %d: %w", sig, err)
+	}
+	return nil
+}
+
+// attach connects streams. Sinks become the shim's.
+func (s *shim) attach(a Attach, files []*os.File) (give []*os.File, after func(error), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state.Status != StatusCreated && s.state.Status != StatusRunning:
+		err = failf(CodeStatus, "container is %s", s.state.Status)
+	case a.Stdin && s.stdin == nil:
+		err = failf(CodeStatus, "container has no standard input, or it was taken")
+	case len(files) != count(a.Stdout, a.Stderr):
+		err = failf(CodeFailed, "%d descriptors for %d streams", len(files), count(a.Stdout, a.Stderr))
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, nil, err
+	}
+	for _, sink := range []struct {
+		chosen bool
+		to     *output
+	}{{a.Stdout, &s.out}, {a.Stderr, &s.err}} {
+		if sink.chosen {
+			sink.to.attach(Pollable(files[0]))
+			files = files[1:]
+		}
+	}
+	if !a.Stdin {
+		return nil, nil, nil
+	}
+	stdin := s.stdin
+	if s.StdinOnce {
+		s.stdin = nil
+		after = func(error) { _ = stdin.Close() } // from here on the agent's copy is the only one
+	}
+	return []*os.File{stdin}, after, nil
+}
+
+func count(flags ...bool) int {
+	n := 0
+	for _, f := range flags {
+		if f {
+			n++
+		}
+	}
+	return n
+}
+
+// Pollable returns f in a form whose Read and Write can be given up.
+func Pollable(f *os.File) *os.File {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return f
+	}
+	_ = f.Close()
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), "stream")
+}

@@ -1,0 +1,146 @@
+// Package shim is the process that stands between the agent and one container.
+// It forks the container's first process, keeps its stdio and log, waits for it
+// and writes down how it ended, and runs further processes on demand; all this
+// without the agent, which may die and come back.
+//
+// It is a program of its own, cmd/berth-init, and imports as little as it can:
+// there is one for every container. Plans come from the agent ready to run.
+package shim
+
+import (
+	"fmt"
+	"time"
+
+	"berth.internal/node/container/call"
+	"berth.internal/node/container/cgroup"
+)
+
+// Version is that of the protocol and of the exit record. An agent speaks all
+// versions that were ever released, see
+// docs/design/0003-node-state-and-shim.md.
+const Version = 1
+
+// Methods of the protocol.
+const (
+	MethodCreate = "create"
+	MethodStart  = "start"
+	MethodState  = "state"
+	MethodWait   = "wait"
+	MethodKill   = "kill"
+	MethodAttach = "attach"
+	MethodExec   = "exec"
+)
+
+// Request is what a shim is asked to do.
+type Request struct {
+	Version int     `json:"version"`
+	Method  string  `json:"method"`
+	Create  *Create `json:"create,omitempty"` // blob: the programs Prepare and Child
+	Kill    *Kill   `json:"kill,omitempty"`
+	Attach  *Attach `json:"attach,omitempty"` // descriptors: where stdout, stderr are written to, as chosen
+	Exec    *Exec   `json:"exec,omitempty"`   // blob: the programs Prepare and Child; descriptors: stdin, stdout, stderr, as chosen
+}
+
+// Create is the container.
+type Create struct {
+	ID        string       `json:"id"`
+	Bundle    string       `json:"bundle"`        // directory that takes the exit record
+	Log       string       `json:"log,omitempty"` // file that takes stdout and stderr
+	Stdin     bool         `json:"stdin,omitempty"`
+	StdinOnce bool         `json:"stdin_once,omitempty"`
+	Flags     uint64       `json:"flags"` // of clone3
+	UIDMap    string       `json:"uid_map,omitempty"`
+	GIDMap    string       `json:"gid_map,omitempty"`
+	NetNS     string       `json:"netns,omitempty"`
+	OOM       *int         `json:"oom_score_adj,omitempty"`
+	Send      []call.Reg   `json:"send"`
+	Prepare   int          `json:"prepare"` // size of that program in the blob
+	Cgroup    cgroup.Group `json:"cgroup"`
+}
+
+// Kill is a signal for the container's first process.
+type Kill struct {
+	Signal int `json:"signal"`
+}
+
+// Attach chooses streams. The answer to Stdin is a descriptor.
+type Attach struct {
+	Stdin  bool `json:"stdin,omitempty"`
+	Stdout bool `json:"stdout,omitempty"`
+	Stderr bool `json:"stderr,omitempty"`
+}
+
+// Exec is a further process. It is answered twice: when it runs, and when it
+// has ended.
+type Exec struct {
+	Attach
+	OOM     *int  `json:"oom_score_adj,omitempty"`
+	Enter   []int `json:"enter,omitempty"` // CLONE_NEW*
+	Prepare int   `json:"prepare"`         // size of that program in the blob
+}
+
+// Response is the answer to a request.
+type Response struct {
+	Version  int    `json:"version"`
+	Error    *Error `json:"error,omitempty"`
+	State    *State `json:"state,omitempty"`
+	Pid      int    `json:"pid,omitempty"`
+	ExitCode *int   `json:"exit_code,omitempty"`
+}
+
+// Codes of errors.
+const (
+	CodeStatus        = "status"         // the container is not in the state that this needs
+	CodeUnknown       = "unknown_method" // this shim is too old for it
+	CodeNoCommand     = "no_command"
+	CodeNotExecutable = "not_executable"
+	CodeFailed        = "failed"
+)
+
+// Error is a failure with a code.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func failf(code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// What a container is.
+const (
+	StatusCreated = "created"
+	StatusRunning = "running"
+	StatusStopped = "stopped"
+)
+
+// State is a container as its shim knows it; the exit record is the last one.
+type State struct {
+	Version   int       `json:"version"`
+	ID        string    `json:"id"`
+	Status    string    `json:"status"`
+	Pid       int       `json:"pid,omitempty"`
+	Created   time.Time `json:"created,omitzero"`
+	Started   time.Time `json:"started,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
+	ExitCode  int       `json:"exit_code"`
+	Signal    int       `json:"signal,omitempty"`
+	OOMKilled bool      `json:"oom_killed,omitempty"`
+	Error     string    `json:"error,omitempty"`
+	Warnings  []string  `json:"warnings,omitempty"`
+}
+
+// ExitFile is the name of the exit record in the bundle. A container that has
+// one is stopped.
+const ExitFile = "exit.json"
+
+// Exit codes of containers whose command was never executed, as shells have
+// them, and of those that failed for another reason, as Docker has it.
+const (
+	ExitNotExecutable = 126
+	ExitNoCommand     = 127
+	ExitFailed        = 128
+	ExitSignal        = 128 // plus its number
+)
