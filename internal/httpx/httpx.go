@@ -105,8 +105,8 @@ type Observe func(r *http.Request, w *Recorder, took time.Duration)
 
 // Log gives each request an id, sent back as X-Request-Id, logs it when it has
 // ended, and turns a panic of the handler into an error 500 by render. Requests
-// that succeed are logged at level debug, those that the server failed at level
-// error, and the others at level info.
+// that succeed, or ask for what is not there, are logged at level debug, those
+// that the server failed at level error, and the others at level info.
 func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -130,6 +130,7 @@ func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) ht
 			switch {
 			case rec.Status >= 500:
 				level = slog.LevelError
+			case rec.Status == http.StatusNotFound:
 			case rec.Status >= 400 || rec.Err != nil:
 				level = slog.LevelInfo
 			}

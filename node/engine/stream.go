@@ -1,7 +1,7 @@
 package engine
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -62,7 +62,7 @@ func (f *flushWriter) Write(p []byte) (int, error) {
 // was read of it beforehand.
 type hijacked struct {
 	net.Conn
-	from *bufio.Reader
+	from io.Reader
 }
 
 func (h *hijacked) Read(p []byte) (int, error) { return h.from.Read(p) }
@@ -92,7 +92,14 @@ func hijack(w http.ResponseWriter, r *http.Request, contentType string) (*hijack
 		conn.Close()
 		return nil, fmt.Errorf("answer on the connection: %w", err)
 	}
-	return &hijacked{Conn: conn, from: rw.Reader}, nil
+	// From the connection itself: the server's reader would cancel the request's
+	// context when the client ends its input, which is not the end of the output.
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	return &hijacked{Conn: conn, from: io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)}, nil
 }
 
 // streamType returns the content type of a stream of frames, by the version and

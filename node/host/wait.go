@@ -51,7 +51,7 @@ func (h *Host) Wait(ref string, until Until) (func(context.Context) (Exit, error
 			if err := h.until(ctx, c.gone); err != nil {
 				return Exit{}, err
 			}
-			return c.last(), nil
+			return Exit{Code: c.last().Code}, nil // who started it was told the error
 		}, nil
 	}
 	return nil, invalid("invalid condition: %q", until)
