@@ -179,7 +179,7 @@ func (e *MissingError) Error() string {
 
 // Session is an upload that a client may go on with.
 type Session struct {
-	ID      string      `json:"id"`
+	ID      string      `json:"id"` // the client's word for it; State.ID is the Store's
 	Repo    string      `json:"repo"`
 	Owner   string      `json:"owner"` // who began it; nobody else may go on
 	State   UploadState `json:"state"`

@@ -16,7 +16,7 @@ func PutManifest(ctx context.Context, s Store, x Index, put ManifestPut) error {
 	if err != nil {
 		return err
 	}
-	defer up.Abort()
+	defer func() { _ = up.Abort() }() // after Commit nothing; before, nobody knows of it
 	if _, err := up.Write(put.Manifest.Inline); err != nil {
 		return err
 	}

@@ -140,6 +140,13 @@ type Upload interface {
 	Abort() error
 }
 
+// Reserver is an Upload that can tell whether what comes will fit.
+type Reserver interface {
+	// Reserve says that n more bytes are about to be written. Errors:
+	// ErrNoSpace if it is known already that they do not fit.
+	Reserve(n int64) error
+}
+
 // Drivers is a set of opened drivers, as the roof hands it to the rooms.
 type Drivers struct {
 	Store   Store

@@ -25,4 +25,4 @@ func TestIndex(t *testing.T) { storagetest.TestIndex(t, newData) }
 
 func TestRecords(t *testing.T) { storagetest.TestRecords(t, newData) }
 
-func TestModel(t *testing.T) { storagetest.TestModel(t, newData, 5) }
+func TestModel(t *testing.T) { storagetest.TestModel(t, newData, 3) }

@@ -37,8 +37,9 @@ type upload struct {
 }
 
 var (
-	_ storage.Upload = (*upload)(nil)
-	_ io.ReaderFrom  = (*upload)(nil)
+	_ storage.Upload   = (*upload)(nil)
+	_ storage.Reserver = (*upload)(nil)
+	_ io.ReaderFrom    = (*upload)(nil)
 )
 
 // Create implements storage.Store.
@@ -97,6 +98,21 @@ func (u *upload) cutBack() error {
 
 func (u *upload) ID() string  { return u.id }
 func (u *upload) Size() int64 { return u.size }
+
+// Reserve implements storage.Reserver.
+func (u *upload) Reserve(n int64) error {
+	if n <= storage.InlineMax {
+		return nil
+	}
+	free, err := room(u.store.root)
+	if err == nil && free < n {
+		err = fmt.Errorf("%w: %d bytes are free", storage.ErrNoSpace, free)
+	}
+	if err != nil {
+		return fmt.Errorf("reserve %d bytes for upload %s: %w", n, u.id, err)
+	}
+	return nil
+}
 
 // Write implements io.Writer.
 func (u *upload) Write(p []byte) (int, error) {
@@ -158,7 +174,7 @@ func (u *upload) ReadFrom(r io.Reader) (total int64, err error) {
 		switch {
 		case err != nil:
 			return total, err
-		case rerr == io.EOF:
+		case errors.Is(rerr, io.EOF):
 			return total, nil
 		case rerr != nil:
 			return total, rerr

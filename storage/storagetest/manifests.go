@@ -95,8 +95,7 @@ func testManifestChildren(t *testing.T, f *fixture) {
 
 	// A manifest is not good for a layer.
 	err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: image("x", layers(child)...), Grace: grace})
-	var missing *storage.MissingError
-	if !errors.As(err, &missing) {
+	if _, ok := errors.AsType[*storage.MissingError](err); !ok {
 		t.Errorf("PutManifest with a manifest as layer = %v, want a MissingError", err)
 	}
 	f.ok(f.DeleteManifest(ctx, "repo", index, 0))

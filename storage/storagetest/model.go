@@ -217,9 +217,8 @@ func (m *model) putManifest() {
 	}
 	err := m.PutManifest(m.t.Context(), storage.ManifestPut{Repo: repo, Manifest: man, Tags: tags, Grace: grace})
 	if missing {
-		var e *storage.MissingError
-		if !errors.As(err, &e) {
-			m.did("put manifest with missing references", err, e)
+		if _, ok := errors.AsType[*storage.MissingError](err); !ok {
+			m.t.Fatalf("put manifest with missing references = %v; before that:\n%q", err, m.log)
 		}
 		return
 	}

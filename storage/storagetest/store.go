@@ -45,7 +45,7 @@ func TestStore(t *testing.T, fresh NewStore) {
 		t.Run(tc.name, func(t *testing.T) {
 			f := &storeFixture{t: t, open: fresh(t)}
 			f.Store = f.open()
-			defer func() { f.ok(f.Store.Close()) }()
+			defer func() { f.ok(f.Close()) }()
 			tc.run(t, f)
 		})
 	}

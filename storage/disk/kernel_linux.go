@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -18,4 +19,13 @@ func startWriteback(f *os.File, started, size int64) int64 {
 	}
 	_ = unix.SyncFileRange(int(f.Fd()), started, size-started, unix.SYNC_FILE_RANGE_WRITE)
 	return size
+}
+
+// room returns how many bytes the file system of path can still take from us.
+func room(path string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(min(fs.Bavail, math.MaxInt64/uint64(fs.Bsize))) * fs.Bsize, nil
 }

@@ -1,0 +1,68 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+)
+
+// Swept is what Sweep removed.
+type Swept struct {
+	Uploads int // whose session was never written, or has ended
+	Keys    int // that no name was given to, or that lost the last one
+}
+
+// Sweep removes what a crash has left: uploads without a session, and bytes
+// without a name. Only a server that has just opened its data, and has it to
+// itself, may call it: to all others, what somebody is about to name looks the
+// same.
+func Sweep(ctx context.Context, s Store, x Index, log *slog.Logger) (Swept, error) {
+	var swept Swept
+	sessions, err := x.Idle(ctx, endOfTime(), math.MaxInt)
+	if err != nil {
+		return swept, fmt.Errorf("sweep: %w", err)
+	}
+	live := make(map[string]bool, len(sessions))
+	for _, session := range sessions {
+		live[session.State.ID] = true
+	}
+	for id, err := range s.Uploads(ctx) {
+		if err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
+		}
+		if live[id] {
+			continue
+		}
+		if err := s.Discard(ctx, id); err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
+		}
+		swept.Uploads++
+	}
+	for {
+		keys, err := x.Orphans(ctx, endOfTime(), 100)
+		if err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
+		}
+		if len(keys) == 0 {
+			break
+		}
+		for _, key := range keys {
+			if err := s.Delete(ctx, key); err != nil {
+				return swept, fmt.Errorf("sweep: %w", err)
+			}
+			if err := x.Forget(ctx, key); err != nil {
+				return swept, fmt.Errorf("sweep: %w", err)
+			}
+			swept.Keys++
+		}
+	}
+	if swept != (Swept{}) {
+		log.InfoContext(ctx, "swept what a crash has left", "uploads", swept.Uploads, "keys", swept.Keys)
+	}
+	return swept, nil
+}
+
+// endOfTime is later than any key is due.
+func endOfTime() time.Time { return time.Unix(1<<40, 0) }
