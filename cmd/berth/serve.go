@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"berth.internal/server"
+	"berth.internal/storage"
 )
 
 func newServe(std stdio) *cobra.Command {
@@ -69,7 +70,8 @@ type registry struct {
 	server   *server.Server
 }
 
-// openRegistry takes the address before it opens or changes anything.
+// openRegistry takes the address before it opens or changes anything, and then
+// removes what a crash has left.
 func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *registry, err error) {
 	r := &registry{}
 	defer func() {
@@ -81,6 +83,9 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 		return nil, err
 	}
 	if r.data, err = openData(cfg.Data); err != nil {
+		return nil, err
+	}
+	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
 	r.server, err = server.New(cfg, r.data.Drivers, log)
