@@ -51,9 +51,28 @@ type Config struct {
 	// manifest can still be pushed. Default 24h.
 	Grace time.Duration `yaml:"grace"`
 
+	// Collect says what the collector takes away, and how fast.
+	Collect Collect `yaml:"collect"`
+
 	// ShutdownTimeout is how long transfers may go on after the server was asked
 	// to stop. Default 30s.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+}
+
+// Collect is the configuration of the collector, which runs while the server
+// does.
+type Collect struct {
+	// Interval is the pause after a round. Default 1m.
+	Interval time.Duration `yaml:"interval"`
+
+	// Rate is how many entries of its queue the collector reviews in a second at
+	// most, and how many files it deletes. Default 1000.
+	Rate int `yaml:"rate"`
+
+	// Untagged lets the collector take manifests that have lost their last tag
+	// and that no index names, when Grace is over. Default false: what was pushed
+	// can be pulled by its digest until somebody deletes it.
+	Untagged bool `yaml:"untagged"`
 }
 
 // DefaultConfig returns the configuration of a server that was told nothing.
@@ -66,6 +85,7 @@ func DefaultConfig() Config {
 		MaxManifest:     4 << 20,
 		UploadExpiry:    24 * time.Hour,
 		Grace:           24 * time.Hour,
+		Collect:         Collect{Interval: time.Minute, Rate: 1000},
 		ShutdownTimeout: 30 * time.Second,
 	}
 }
@@ -102,6 +122,12 @@ func (c Config) Validate() error {
 	}
 	if c.Grace <= 0 {
 		wrong("grace: must be positive")
+	}
+	if c.Collect.Interval <= 0 {
+		wrong("collect.interval: must be positive")
+	}
+	if c.Collect.Rate <= 0 {
+		wrong("collect.rate: must be positive")
 	}
 	if c.ShutdownTimeout < 0 {
 		wrong("shutdown_timeout: must not be negative")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -19,15 +20,17 @@ import (
 	"berth.internal/internal/oci"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
+	"berth.internal/storage/gc"
 )
 
 // Server serves a registry. Make it with New.
 type Server struct {
-	cfg     Config
-	storage storage.Drivers
-	log     *slog.Logger
-	metrics *metrics
-	handler http.Handler
+	cfg       Config
+	storage   storage.Drivers
+	log       *slog.Logger
+	metrics   *metrics
+	collector *gc.Collector
+	handler   http.Handler
 }
 
 // New returns a server over the drivers. It takes no ownership of them: close
@@ -37,8 +40,13 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics()}
+	s.collector = gc.New(d.Store, d.Index, gc.Config{
+		Interval: cfg.Collect.Interval, Rate: cfg.Collect.Rate, SessionExpiry: cfg.UploadExpiry,
+		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Grace: cfg.Grace},
+	}, log)
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
+	gatherer.MustRegister(s.collector.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
 		Access: s.access, Owner: func(*http.Request) string { return "" },
@@ -80,6 +88,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	collecting, stopCollecting := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { s.collector.Run(collecting) })
+	defer func() {
+		stopCollecting()
+		background.Wait()
+	}()
 	served := make(chan error, 1)
 	go func() { served <- hs.Serve(l) }()
 	s.log.Info("registry is ready", "address", l.Addr().String(), "url", "http://"+l.Addr().String())

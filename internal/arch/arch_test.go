@@ -21,7 +21,7 @@ var arrows = map[string][]string{
 	"cmd/berth":      {"auth/...", "client/...", "internal/...", "node/...", "server/...", "storage/..."},
 	"cmd/berth-init": {"node/container/..."},
 
-	"server":          {"auth/...", "internal/...", "server/...", "storage"},
+	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/gc"},
 	"server/registry": {"auth", "internal/...", "storage"},
 	"server/control":  {"auth", "internal/...", "server/rollout", "storage"},
 	"server/rollout":  {"auth", "internal/...", "storage"},
@@ -50,7 +50,7 @@ var drivers = []string{"storage/bolt", "storage/disk", "storage/mem"}
 // berth-init stays small.
 var runtimeLibraries = []string{
 	"golang.org/x/sys/", "github.com/opencontainers/runtime-spec/", "github.com/opencontainers/cgroups",
-	"github.com/moby/profiles/seccomp", "github.com/cyphar/filepath-securejoin",
+	"github.com/moby/profiles/seccomp", "github.com/moby/sys/mountinfo", "github.com/cyphar/filepath-securejoin",
 }
 
 // packageInfo is what go list tells of a package.
