@@ -13,7 +13,6 @@ import (
 
 	"berth.internal/server"
 	"berth.internal/storage"
-	"berth.internal/storage"
 )
 
 func newServe(std stdio) *cobra.Command {
@@ -84,10 +83,6 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 		return nil, err
 	}
 	if r.data, err = openData(cfg.Data); err != nil {
-		return nil, err
-	}
-	// The data is ours alone: what has neither name nor session is a crash's.
-	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
 	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
