@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/plan"
 	"berth.internal/node/container/shim"
@@ -167,6 +168,10 @@ func (r *Runtime) start(b Bundle, filter []byte, listener *os.File) (pid int, er
 		return 0, err
 	}
 	defer says.Close()
+	// The shim inherits the lock: as long as it is held, there is a shim.
+	if err := unix.Flock(int(says.Fd()), unix.LOCK_EX); err != nil {
+		return 0, fmt.Errorf("lock %s: %w", says.Name(), err)
+	}
 	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", r.init.Fd()), []string{shim.Name}, &os.ProcAttr{
 		Dir: "/", Env: shim.Env(), Files: []*os.File{null, null, says, listener},
 		Sys: &syscall.SysProcAttr{Setsid: true}, // it shall not share this process's fate

@@ -188,6 +188,12 @@ func stateOf(s *shim.State) State {
 // lost stops a container whose shim is gone without an exit record: nobody
 // could say any more how it ends.
 func (r *Runtime) lost(id string) (State, error) {
+	if err := r.awaitShim(id); err != nil {
+		return State{}, err
+	}
+	if s, ok := r.readExit(id); ok {
+		return s, nil
+	}
 	if err := r.groups.group(id).Kill(killLimit); err != nil {
 		return State{}, err
 	}
@@ -208,6 +214,29 @@ func (r *Runtime) lost(id string) (State, error) {
 	}
 	r.cfg.Log.Warn("container lost its shim and was killed", "container", id)
 	return stateOf(s), nil
+}
+
+// awaitShim returns when no shim of the container is left. It holds a lock on its
+// log from the moment it is started. A shim without a container ends by itself.
+func (r *Runtime) awaitShim(id string) error {
+	f, err := os.Open(r.path(id, shimLogFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for deadline := time.Now().Add(2 * killLimit); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the container's shim does not end")
+		}
+		time.Sleep(200 * time.Microsecond) // usually it is just about to
+	}
 }
 
 // Delete removes a container that is stopped, or created and never started, with
@@ -252,7 +281,7 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 // about to end. All of it is tried.
 func (r *Runtime) remove(id string) error {
 	group := r.groups.group(id)
-	errs := []error{group.Kill(killLimit), group.Remove(killLimit)}
+	errs := []error{group.Kill(killLimit), r.awaitShim(id), group.Remove(killLimit)}
 	names := []string{r.socket(id), r.path(id, shim.ExitFile), r.path(id, shimLogFile)}
 	// A crash may have left temporary files of the exit record.
 	stray, _ := filepath.Glob(r.path(id, "."+shim.ExitFile+".tmp-*"))

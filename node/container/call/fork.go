@@ -51,13 +51,13 @@ type Namespace struct {
 	Type int // CLONE_NEW*
 }
 
-// Start runs p in a new child, which gets a copy of all of this process'
+// Start runs c in a new child, which gets a copy of all of this process'
 // descriptors. What becomes of it is reported on f.Status: a failure, after
 // which the child exits; readiness; and nothing but the end of file once the
 // child has executed another program. It returns the child's number and a
 // descriptor of it. Only the child itself waits for anything.
-func (f Fork) Start(p *Program) (pid, pidfd int, err error) {
-	m := p.load(f.Status, 0, f.Regs)
+func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
+	m := c.machine(f.Status, 0, f.Regs)
 	fd := int32(-1)
 	args := &cloneArgs{
 		flags:      f.Flags | unix.CLONE_PIDFD,
@@ -73,7 +73,7 @@ func (f Fork) Start(p *Program) (pid, pidfd int, err error) {
 	if !lost {
 		runtime.UnlockOSThread()
 	} // else the thread ends with its goroutine, and is of no use to others
-	runtime.KeepAlive(m.keep)
+	runtime.KeepAlive(c)
 	runtime.KeepAlive(&fd)
 	if errno != 0 {
 		return 0, -1, errno

@@ -8,9 +8,8 @@ import (
 	"unsafe"
 )
 
-// machine is a program made ready to run: everything in memory that will not
-// move, nothing left to allocate. The fields that are addresses are numbers, so
-// that running needs no write barrier; keep holds on to what they point at.
+// machine runs a program. The fields that are addresses are numbers or point to
+// what Code keeps, so that running needs no write barrier.
 type machine struct {
 	ops    unsafe.Pointer // of n rawOps
 	n      uint32
@@ -22,101 +21,18 @@ type machine struct {
 	iov    syscall.Iovec
 	octet  [8]byte
 	oob    [24 + 4*MaxReceive]byte
-	lists  []uintptr
-	keep   []any
 }
 
-// rawOp is an Op for the machine.
-type rawOp struct {
-	nr       int
-	arg      [maxArgs]uintptr
-	inRegs   uint8          // bit i: argument i is the number of a register
-	patch    unsafe.Pointer // eight bytes that take the value of patchReg; nil: none
-	patchReg uintptr
-	out      uintptr // register + 1; 0: none
-	least    uintptr
-	then     uint32
-	branches uint32
-	on       [maxBranches]rawBranch
-}
-
-type rawBranch struct {
-	errno uintptr
-	to    uint32
-	warn  bool
-}
-
-// load makes p ready to run.
-func (p *Program) load(status int, tag uint32, regs []uintptr) *machine {
-	file := make([]uintptr, max(int(p.regs), len(regs), 1))
-	copy(file, regs)
-	ops := make([]rawOp, max(len(p.ops), 1))
+// machine makes the program ready, with its first registers set.
+func (c *Code) machine(status int, tag uint32, regs []uintptr) *machine {
+	copy(c.regs, regs)
 	m := &machine{
-		ops: unsafe.Pointer(unsafe.SliceData(ops)), n: uint32(len(p.ops)),
-		regs: unsafe.Pointer(unsafe.SliceData(file)), status: uintptr(status), tag: tag,
-		keep: []any{p, ops, file},
+		ops: unsafe.Pointer(unsafe.SliceData(c.ops)), n: uint32(len(c.ops)),
+		regs: unsafe.Pointer(unsafe.SliceData(c.regs)), status: uintptr(status), tag: tag,
 	}
-	for _, list := range p.lists {
-		m.loadList(list)
-	}
-	for i, op := range p.ops {
-		raw := &ops[i]
-		raw.nr, raw.least, raw.then = op.nr, uintptr(op.least), uint32(p.target(op.then, i))
-		if op.hasOut {
-			raw.out = uintptr(op.out) + 1
-		}
-		for j, br := range op.branches {
-			raw.on[j] = rawBranch{errno: uintptr(br.errno), to: uint32(p.target(br.to, i)), warn: br.warn}
-		}
-		raw.branches = uint32(len(op.branches))
-		for j, a := range op.args {
-			m.loadArg(raw, j, a)
-		}
-	}
+	m.iov = syscall.Iovec{Base: &m.octet[0], Len: 1}
+	m.msg = syscall.Msghdr{Iov: &m.iov, Iovlen: 1, Control: &m.oob[0]}
 	return m
-}
-
-// loadArg sets argument j of raw.
-func (m *machine) loadArg(raw *rawOp, j int, a Arg) {
-	switch a.kind {
-	case kindInt:
-		raw.arg[j] = uintptr(a.n)
-	case kindReg:
-		raw.arg[j] = uintptr(a.n)
-		raw.inRegs |= 1 << j
-	case kindData, kindPatched:
-		addr := m.bytes(a.data)
-		raw.arg[j] = uintptr(unsafe.Pointer(&addr[0]))
-		if a.kind == kindPatched {
-			raw.patch, raw.patchReg = unsafe.Pointer(&addr[a.off]), uintptr(a.n)
-		}
-	case kindList:
-		raw.arg[j] = m.lists[a.n]
-	case kindFilter:
-		// struct sock_fprog: 16 bits of length, padding, address. The length is in the
-		// low bytes of the first word, where Go's processors with namespaces want it.
-		fprog := []uintptr{uintptr(len(a.data) / 8), uintptr(unsafe.Pointer(&m.bytes(a.data)[0]))}
-		m.keep = append(m.keep, fprog)
-		raw.arg[j] = uintptr(unsafe.Pointer(unsafe.SliceData(fprog)))
-	}
-}
-
-// loadList keeps the addresses of strings, closed by zero.
-func (m *machine) loadList(list []string) {
-	addrs := make([]uintptr, len(list)+1)
-	for i, s := range list {
-		addrs[i] = uintptr(unsafe.Pointer(&m.bytes([]byte(s))[0]))
-	}
-	m.keep = append(m.keep, addrs)
-	m.lists = append(m.lists, uintptr(unsafe.Pointer(&addrs[0])))
-}
-
-// bytes returns a copy of b with a zero byte behind it, which stays.
-func (m *machine) bytes(b []byte) []byte {
-	c := make([]byte, len(b)+1)
-	copy(c, b)
-	m.keep = append(m.keep, c)
-	return c
 }
 
 // Parts of the first word of a report; the rest of it is the index of the call.
@@ -152,9 +68,9 @@ func (m *machine) run() (at uint32, errno uintptr) {
 			continue
 		}
 		found := false
-		for i := uint32(0); i < op.branches; i++ {
-			br := (*rawBranch)(unsafe.Add(unsafe.Pointer(&op.on), uintptr(i)*unsafe.Sizeof(rawBranch{})))
-			if br.errno != 0 && br.errno != e {
+		for i := uintptr(0); i < uintptr(op.branches); i++ {
+			br := (*rawBranch)(unsafe.Add(unsafe.Pointer(&op.on), i*unsafe.Sizeof(rawBranch{})))
+			if br.errno != 0 && uintptr(br.errno) != e {
 				continue
 			}
 			if br.warn {
@@ -215,11 +131,6 @@ func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 //go:norace
 //go:nocheckptr
 func (m *machine) receive(socket, n, first uintptr) (got, errno uintptr) {
-	m.iov.Base = &m.octet[0]
-	m.iov.Len = 1
-	m.msg.Iov = &m.iov
-	m.msg.Iovlen = 1
-	m.msg.Control = &m.oob[0]
 	m.msg.Controllen = uint64(16 + (4*n+7)/8*8)
 	for {
 		r, _, e := syscall.RawSyscall(syscall.SYS_RECVMSG, socket, uintptr(unsafe.Pointer(&m.msg)), syscall.MSG_CMSG_CLOEXEC)
@@ -263,35 +174,26 @@ func (f *Failure) Error() string { return f.What + ": " + f.Errno.Error() }
 func (f *Failure) Unwrap() error { return f.Errno }
 
 // failure puts the error of the call with index i into words.
-func (p *Program) failure(i uint32, errno syscall.Errno) *Failure {
-	f := &Failure{Errno: errno}
-	if int(i) >= len(p.ops) {
-		f.What = fmt.Sprintf("call %d", i)
-		return f
+func (c *Code) failure(i uint32, errno syscall.Errno) *Failure {
+	if int(i) >= len(c.ops) {
+		return &Failure{What: fmt.Sprintf("call %d", i), Errno: errno}
 	}
-	op := p.ops[i]
-	f.What, f.Command = op.what, op.command
-	if f.What == "" {
-		f.What = p.line(int(i))
-	}
-	return f
+	return &Failure{What: c.text(int(i)), Errno: errno, Command: c.ops[i].command}
 }
 
 // Run runs the program in this process, on a thread of its own while it takes.
 // The first registers are set to regs; all of them are returned, also after an
-// error. Warnings go to the descriptor status, for Report to read.
-func (p *Program) Run(status int, regs []uintptr) ([]uintptr, error) {
-	m := p.load(status, reportParent, regs)
+// error. Warnings go to the descriptor status, for ParseReport to read.
+func (c *Code) Run(status int, regs []uintptr) ([]uintptr, error) {
+	m := c.machine(status, reportParent, regs)
 	runtime.LockOSThread()
 	at, errno := m.run()
 	runtime.UnlockOSThread()
-	out := make([]uintptr, p.regs)
-	copy(out, unsafe.Slice((*uintptr)(m.regs), len(out)))
-	runtime.KeepAlive(m.keep)
+	runtime.KeepAlive(c)
 	if errno != 0 {
-		return out, p.failure(at, syscall.Errno(errno))
+		return c.regs, c.failure(at, syscall.Errno(errno))
 	}
-	return out, nil
+	return c.regs, nil
 }
 
 // Report is something that a running program said of itself.
@@ -306,14 +208,14 @@ const ReportSize = 8
 
 // ParseReport reads what was written to status. parent and child are the
 // programs that may have written it.
-func ParseReport(b []byte, parent, child *Program) Report {
+func ParseReport(b []byte, parent, child *Code) Report {
 	first, errno := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])
 	if first&reportReady != 0 {
 		return Report{Ready: true}
 	}
-	p := child
+	c := child
 	if first&reportParent != 0 {
-		p = parent
+		c = parent
 	}
-	return Report{Warning: first&reportWarning != 0, Failure: p.failure(first&reportIndex, syscall.Errno(errno))}
+	return Report{Warning: first&reportWarning != 0, Failure: c.failure(first&reportIndex, syscall.Errno(errno))}
 }

@@ -25,11 +25,7 @@ func (p *Program) line(i int) string {
 	if op.hasOut {
 		fmt.Fprintf(&b, "r%d = ", op.out)
 	}
-	name, ok := names[op.nr]
-	if !ok {
-		name = "syscall_" + strconv.Itoa(op.nr)
-	}
-	b.WriteString(name)
+	b.WriteString(name(op.nr))
 	for j, a := range op.args {
 		sep := ", "
 		if j == 0 {
@@ -94,18 +90,28 @@ func quote(b []byte) string {
 	return strconv.Quote(string(b))
 }
 
+// name returns the name of a call.
+func name(nr int) string {
+	if s, ok := names()[nr]; ok {
+		return s
+	}
+	return "syscall " + strconv.Itoa(nr)
+}
+
 // names are the calls that plans use.
-var names = map[int]string{
-	nrFail: "fail", nrReceive: "receive", nrReady: "ready",
-	unix.SYS_CAPSET: "capset", unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP3: "dup3",
-	unix.SYS_EXECVE: "execve", unix.SYS_FCHDIR: "fchdir", unix.SYS_FCHOWN: "fchown", unix.SYS_FCHOWNAT: "fchownat",
-	unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_IOCTL: "ioctl",
-	unix.SYS_KEYCTL: "keyctl", unix.SYS_MKDIRAT: "mkdirat", unix.SYS_MKNODAT: "mknodat", unix.SYS_MOUNT_SETATTR: "mount_setattr",
-	unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2", unix.SYS_OPEN_TREE: "open_tree",
-	unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_PRCTL: "prctl", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_READ: "read",
-	unix.SYS_RT_SIGACTION: "rt_sigaction", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask", unix.SYS_SECCOMP: "seccomp",
-	unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETFSGID: "setfsgid", unix.SYS_SETFSUID: "setfsuid",
-	unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETNS: "setns", unix.SYS_SETRESGID: "setresgid",
-	unix.SYS_SETRESUID: "setresuid", unix.SYS_SETSID: "setsid", unix.SYS_SOCKET: "socket", unix.SYS_SYMLINKAT: "symlinkat",
-	unix.SYS_UMASK: "umask", unix.SYS_UMOUNT2: "umount2", unix.SYS_UNSHARE: "unshare", unix.SYS_WRITE: "write", unix.SYS_CHDIR: "chdir",
+func names() map[int]string {
+	return map[int]string{
+		nrFail: "fail", nrReceive: "receive", nrReady: "ready",
+		unix.SYS_CAPSET: "capset", unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP3: "dup3",
+		unix.SYS_EXECVE: "execve", unix.SYS_FCHDIR: "fchdir", unix.SYS_FCHOWN: "fchown", unix.SYS_FCHOWNAT: "fchownat",
+		unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_IOCTL: "ioctl",
+		unix.SYS_KEYCTL: "keyctl", unix.SYS_MKDIRAT: "mkdirat", unix.SYS_MKNODAT: "mknodat", unix.SYS_MOUNT_SETATTR: "mount_setattr",
+		unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2", unix.SYS_OPEN_TREE: "open_tree",
+		unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_PRCTL: "prctl", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_READ: "read",
+		unix.SYS_RT_SIGACTION: "rt_sigaction", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask", unix.SYS_SECCOMP: "seccomp",
+		unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETFSGID: "setfsgid", unix.SYS_SETFSUID: "setfsuid",
+		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETNS: "setns", unix.SYS_SETRESGID: "setresgid",
+		unix.SYS_SETRESUID: "setresuid", unix.SYS_SETSID: "setsid", unix.SYS_SOCKET: "socket", unix.SYS_SYMLINKAT: "symlinkat",
+		unix.SYS_UMASK: "umask", unix.SYS_UMOUNT2: "umount2", unix.SYS_UNSHARE: "unshare", unix.SYS_WRITE: "write", unix.SYS_CHDIR: "chdir",
+	}
 }

@@ -37,15 +37,14 @@ func (g Group) Join(pid int) error {
 
 // write writes to a file of the kernel, without creating or truncating one.
 func write(name, value string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	_, err = f.WriteString(value)
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	if _, err = unix.Write(fd, []byte(value)); err != nil {
+		err = &fs.PathError{Op: "write", Path: name, Err: err}
 	}
-	return err
+	return errors.Join(err, unix.Close(fd))
 }
 
 // all returns the directories that exist.

@@ -16,7 +16,7 @@ import (
 
 // programs are the two of a plan.
 type programs struct {
-	prepare, child *call.Program
+	prepare, child *call.Code
 }
 
 // decode reads the programs of a blob, of which the first has that size.
@@ -24,10 +24,10 @@ func decode(blob []byte, size int) (p programs, err error) {
 	if size < 0 || size > len(blob) {
 		return p, errors.New("damaged program")
 	}
-	if p.prepare, err = call.Decode(blob[:size]); err != nil {
+	if p.prepare, err = call.Load(blob[:size]); err != nil {
 		return p, err
 	}
-	p.child, err = call.Decode(blob[size:])
+	p.child, err = call.Load(blob[size:])
 	return p, err
 }
 

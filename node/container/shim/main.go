@@ -20,8 +20,9 @@ const Name = "berth-init"
 // listener is the descriptor that the agent leaves a shim: its socket.
 const listener = 3
 
-// Env is what the agent gives a shim as environment: it shall stay small.
-func Env() []string { return []string{"GOMAXPROCS=1", "GOGC=25"} }
+// Env is what the agent gives a shim as environment: it shall stay small. The
+// collector waits for settle: its first run needs more memory than it frees.
+func Env() []string { return []string{"GOMAXPROCS=1", "GOGC=off"} }
 
 // Main is the whole program. It returns the exit status.
 func Main() int {
@@ -161,7 +162,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		}
 	case req.Method == MethodStart:
 		err = s.start()
-		after = func(error) { debug.FreeOSMemory() } // plans are large, and not needed again
+		after = settle
 	case req.Method == MethodState:
 	case req.Method == MethodWait:
 		s.wait(c)
@@ -189,6 +190,12 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	s.mu.Unlock()
 	resp.State = &state
 	return resp, give, after
+}
+
+// settle gives back what it took to start the container, plans above all.
+func settle(error) {
+	debug.SetGCPercent(25)
+	debug.FreeOSMemory()
 }
 
 // wait returns when the container is stopped, or who asked is gone.

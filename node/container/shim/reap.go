@@ -16,6 +16,7 @@ import (
 const (
 	drainLimit = 2 * time.Second
 	killLimit  = 10 * time.Second
+	readLimit  = 10 * time.Second // for those attached to read the rest
 )
 
 // exitCode is the code that a shell would give.
@@ -103,6 +104,8 @@ func (s *shim) finish(ws unix.WaitStatus) {
 		st.Error = err.Error() // those that listen now still learn how it ended
 	}
 	s.mu.Unlock()
+	s.out.hurry(readLimit)
+	s.err.hurry(readLimit)
 	s.end.Do(func() { close(s.done) })
 }
 

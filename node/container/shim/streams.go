@@ -91,6 +91,15 @@ func (o *output) tee(b []byte) {
 	}
 }
 
+// hurry drops those attached who have not read the rest within limit.
+func (o *output) hurry(limit time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.sinks {
+		_ = s.SetWriteDeadline(time.Now().Add(limit))
+	}
+}
+
 func (o *output) drop(sink *os.File) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
