@@ -54,6 +54,13 @@ func file(t testing.TB, content []byte) string {
 	return name
 }
 
+func closing(t *testing.T, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNotAnImage wants an error that says what is wrong with each file.
 func TestNotAnImage(t *testing.T) {
 	const mark = `{"imageLayoutVersion":"1.0.0"}`
@@ -122,7 +129,7 @@ func TestDirectoryStaysInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer closing(t, l)
 	if _, err := l.Manifest(t.Context(), v1.Descriptor{Digest: d, Size: 6}); err == nil {
 		t.Error("a manifest was read through a link out of the layout")
 	}
@@ -139,7 +146,7 @@ func TestDamagedLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer closing(t, l)
 	if _, err := l.Manifest(t.Context(), d); err == nil || !strings.Contains(err.Error(), "is damaged") {
 		t.Errorf("Manifest = %v, want that the archive is damaged", err)
 	}

@@ -111,12 +111,18 @@ func TestRoundTrip(t *testing.T) {
 		target func() (transfer.Target, error)
 		source func() (transfer.Source, error)
 	}{
-		{"oci", func() (transfer.Target, error) { return layout.CreateOCI(at("oci"), "1") },
-			func() (transfer.Source, error) { return layout.OpenOCI(at("oci"), "1") }},
-		{"oci-archive", func() (transfer.Target, error) { return layout.CreateOCIArchive(at("oci.tar"), "1") },
-			func() (transfer.Source, error) { return layout.OpenOCIArchive(at("oci.tar"), "") }},
-		{"docker-archive", func() (transfer.Target, error) { return layout.CreateDocker(at("docker.tar"), "app:1") },
-			func() (transfer.Source, error) { return layout.OpenDocker(at("docker.tar"), "app:1") }},
+		{
+			"oci", func() (transfer.Target, error) { return layout.CreateOCI(at("oci"), "1") },
+			func() (transfer.Source, error) { return layout.OpenOCI(at("oci"), "1") },
+		},
+		{
+			"oci-archive", func() (transfer.Target, error) { return layout.CreateOCIArchive(at("oci.tar"), "1") },
+			func() (transfer.Source, error) { return layout.OpenOCIArchive(at("oci.tar"), "") },
+		},
+		{
+			"docker-archive", func() (transfer.Target, error) { return layout.CreateDocker(at("docker.tar"), "app:1") },
+			func() (transfer.Source, error) { return layout.OpenDocker(at("docker.tar"), "app:1") },
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for range 2 { // the second time over the first
@@ -241,7 +247,7 @@ func TestPlatforms(t *testing.T) {
 				o.Platform = &p
 			}
 			dst := create(t, filepath.Join(t.TempDir(), "oci"))
-			defer dst.Close()
+			defer closing(t, dst)
 			res, err := transfer.Copy(t.Context(), dst, remote(r, "a", tc.ref), o)
 			if tc.blobs == 0 {
 				if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -259,7 +265,7 @@ func TestPlatforms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer docker.Close()
+	defer closing(t, docker)
 	if _, err := transfer.Copy(t.Context(), docker, remote(r, "a", "1"), transfer.Options{}); err == nil || !strings.Contains(err.Error(), "choose one with --platform") {
 		t.Errorf("an index to a docker-archive = %v", err)
 	}
@@ -288,10 +294,14 @@ func TestReferrers(t *testing.T) {
 		create func() (transfer.Target, error)
 		open   func() (transfer.Source, error)
 	}{
-		"oci": {func() (transfer.Target, error) { return layout.CreateOCI(dir+"/oci", "1") },
-			func() (transfer.Source, error) { return layout.OpenOCI(dir+"/oci", "") }},
-		"archive": {func() (transfer.Target, error) { return layout.CreateOCIArchive(dir+"/oci.tar", "1") },
-			func() (transfer.Source, error) { return layout.OpenOCIArchive(dir+"/oci.tar", "") }},
+		"oci": {
+			func() (transfer.Target, error) { return layout.CreateOCI(dir+"/oci", "1") },
+			func() (transfer.Source, error) { return layout.OpenOCI(dir+"/oci", "") },
+		},
+		"archive": {
+			func() (transfer.Target, error) { return layout.CreateOCIArchive(dir+"/oci.tar", "1") },
+			func() (transfer.Source, error) { return layout.OpenOCIArchive(dir+"/oci.tar", "") },
+		},
 	} {
 		dst, err := ends.create()
 		copyTo(t, must(t, dst, err), remote(r, "a", "1"), transfer.Options{Referrers: true})
@@ -407,4 +417,11 @@ func create(t *testing.T, at string) *layout.OCITarget {
 		t.Fatal(err)
 	}
 	return dst
+}
+
+func closing(t *testing.T, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
 }

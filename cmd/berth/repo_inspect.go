@@ -33,8 +33,10 @@ func newRepoInspect(std stdio, reg *registries) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the manifest, byte for byte")
-	cmd.MarkFlagsMutuallyExclusive("json", "raw")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if asJSON && raw {
+			return misuse(errors.New("--json and --raw exclude each other"))
+		}
 		ref, registry, err := reg.find(args[0])
 		if err != nil {
 			return err

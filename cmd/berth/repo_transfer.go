@@ -126,10 +126,19 @@ func (p *progress) Moved(d v1.Descriptor, through int64) {
 // Done is told that a blob is there.
 func (p *progress) Done(d v1.Descriptor, how client.PushResult) {
 	p.Moved(d, d.Size)
-	if p.bar == nil {
-		word := map[client.PushResult]string{client.Uploaded: "moved", client.Existed: "already there", client.Mounted: "mounted"}[how]
-		fmt.Fprintf(p.out, "%.19s %9s %s\n", d.Digest, units.HumanSize(float64(d.Size)), word)
+	if p.bar != nil {
+		return
 	}
+	word := "moved"
+	switch how {
+	case client.Existed:
+		word = "already there"
+	case client.Mounted:
+		word = "mounted"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, "%.19s %9s %s\n", d.Digest, units.HumanSize(float64(d.Size)), word)
 }
 
 func (p *progress) close() {
