@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # run.sh starts a registry and a node on this machine, pushes two images, pulls
-# and runs them, and stays up until Ctrl-C. It uses bin/berth.
+# and runs them, and stays up until Ctrl-C. It uses bin/berth. LISTEN chooses
+# another address.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 berth=$PWD/bin/berth
-listen=127.0.0.1:5000
+listen=${LISTEN:-127.0.0.1:5000}
 work=$(mktemp -d -t berth-run.XXXXXX)
 export BERTH_REGISTRY=$listen BERTH_SOCKET=$work/node.sock
 server=
@@ -39,9 +40,9 @@ if ((EUID != 0)); then
   echo; echo "The node needs root: run sudo make run to see the images run."
 else
   for image in "${images[@]}"; do try "$berth" pull "demo/$image:1"; done
-  try "$berth" run --rm demo/berth:1
-  [[ ${images[*]} != *busybox* ]] || try "$berth" run --rm demo/busybox:1 echo "hello from a container"
-  [[ ${images[*]} != *busybox* ]] || try "$berth" run --rm demo/busybox:1 cat /proc/self/uid_map
+  try "$berth" run --rm --network none demo/berth:1
+  [[ ${images[*]} != *busybox* ]] || try "$berth" run --rm --network none demo/busybox:1 echo "hello from a container"
+  [[ ${images[*]} != *busybox* ]] || try "$berth" run --rm --network none demo/busybox:1 cat /proc/self/uid_map
 fi
 cat <<TRY
 

@@ -29,7 +29,6 @@ const patience = 30 * time.Second
 type actor struct {
 	name  string
 	args  []string
-	env   []string
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the program has ended and all it wrote is in lines
 	err   error         // of Wait, once ended is closed
@@ -45,14 +44,14 @@ type (
 )
 
 // act starts a program.
-func act(name string, env, args []string) (*actor, error) {
-	a := &actor{name: name, args: args, env: env, ended: make(chan struct{}), more: make(chan struct{})}
+func act(name, dir string, env, args []string) (*actor, error) {
+	a := &actor{name: name, args: args, ended: make(chan struct{}), more: make(chan struct{})}
 	path, err := lookPath(args[0], env)
 	if err != nil {
 		return nil, err
 	}
 	a.cmd = exec.Command(path, args[1:]...)
-	a.cmd.Env = env
+	a.cmd.Dir, a.cmd.Env = dir, env
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -152,7 +151,7 @@ func (a *actor) output() string {
 // environ is the environment of a story.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "WORK", "TMPDIR", "CONTAINERS_STORAGE_CONF", "DOCKER_CONFIG", "BUILDAH_ISOLATION", "BERTH_SOCKET", "BERTH_REGISTRY", "DEBIAN", "GOROOT", "LISTEN"} {
+	for _, name := range []string{"PATH", "HOME", "WORK", "TMPDIR", "CONTAINERS_STORAGE_CONF", "DOCKER_CONFIG", "BUILDAH_ISOLATION", "BERTH_SOCKET", "BERTH_REGISTRY", "DOCKER_HOST", "DEBIAN", "GOROOT"} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)
 		}
@@ -175,7 +174,7 @@ func find(ts *testscript.TestScript, name string) *actor {
 func enter(ts *testscript.TestScript, name, ready string, args ...string) *actor {
 	re, err := regexp.Compile(ready)
 	ts.Check(err)
-	a, err := act(name, environ(ts), args)
+	a, err := act(name, ts.MkAbs("."), environ(ts), args)
 	ts.Check(err)
 	all := playing(ts)
 	if all.m == nil {
@@ -240,7 +239,7 @@ func leave(ts *testscript.TestScript, name string, command []string, socket stri
 	select {
 	case <-a.ended: // killed by the story
 		var err error
-		if a, err = act(name, env, command); err != nil {
+		if a, err = act(name, ts.MkAbs("."), env, command); err != nil {
 			ts.Logf("clean up: %v", err)
 			return
 		}
