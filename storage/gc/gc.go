@@ -1,7 +1,6 @@
-// Package gc collects what nothing refers to any more, while the registry
-// serves. It knows the storage contract only: the Index decides in its own
-// transactions what can go, so that no push waits for the collector and none is
-// hurt by it; bytes go only after the transaction that took their last name.
+// Package gc is the collector: it takes away what nothing needs any more, while
+// everybody goes on pushing. What may go is decided by storage.Collector in its
+// own transactions, which is why no lock stands between a push and it.
 package gc
 
 import (
@@ -11,194 +10,232 @@ import (
 	"log/slog"
 	"time"
 
+	"berth.internal/storage"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
-
-	"berth.internal/storage"
 )
 
-// batch is how many entries one transaction reviews: few enough that a push
-// that waits for the same group commit does not notice.
+// batch is how many queue entries one transaction reviews, and how many
+// sessions or keys are fetched at once.
 const batch = 100
 
-// Config says how the collector works.
+// Config says what is collected, and how fast.
 type Config struct {
-	Interval      time.Duration // pause after a round
-	Rate          int           // entries reviewed and keys deleted, each at most so many a second
-	SessionExpiry time.Duration // how long an upload may stand still
-	Policy        storage.ReviewPolicy
+	// Interval is the time from the end of one round to the next. Default one
+	// minute.
+	Interval time.Duration
+
+	// Rate is how many reviews and deletions there may be in a second. Default
+	// 500.
+	Rate float64
+
+	// SessionExpiry is how long an upload may rest before it is dropped.
+	// Default 24 hours.
+	SessionExpiry time.Duration
+
+	// Untagged lets manifests go that have no tag, parent or subject.
+	Untagged bool
+
+	// Grace is the time until review of what a condemned manifest referred to.
+	// Default one hour.
+	Grace time.Duration
 }
 
-// Collector collects. Make it with New.
+func (c Config) withDefaults() Config {
+	if c.Interval == 0 {
+		c.Interval = time.Minute
+	}
+	if c.Rate == 0 {
+		c.Rate = 500
+	}
+	if c.SessionExpiry == 0 {
+		c.SessionExpiry = 24 * time.Hour
+	}
+	if c.Grace == 0 {
+		c.Grace = time.Hour
+	}
+	return c
+}
+
+// Collector collects.
 type Collector struct {
-	cfg     Config
-	store   storage.Store
-	index   storage.Index
-	log     *slog.Logger
-	limit   *rate.Limiter
-	metrics metrics
+	store  storage.Store
+	index  storage.Index
+	config Config
+	limit  *rate.Limiter
+	log    *slog.Logger
+
+	reviewed  *prometheus.CounterVec // by verdict
+	deleted   prometheus.Counter
+	expired   prometheus.Counter
+	failed    prometheus.Counter
+	roundTook prometheus.Histogram
 }
 
-// Round is what one round has done.
-type Round struct {
-	Sessions  int   // uploads that expired
-	Reviewed  int   // entries of the queue
-	Blobs     int   // condemned
-	Manifests int   // condemned
-	Keys      int   // whose bytes were deleted
-	Bytes     int64 // condemned; what other repositories hold as well stays on the disk
+// Result is what a round did.
+type Result struct {
+	Expired   int               // sessions
+	Condemned []storage.Verdict // kept ones are not listed
+	Deleted   int               // keys, with their bytes
 }
 
-// New returns a collector over the drivers.
-func New(s storage.Store, x storage.Index, cfg Config, log *slog.Logger) *Collector {
-	return &Collector{cfg: cfg, store: s, index: x, log: log, limit: rate.NewLimiter(rate.Limit(cfg.Rate), batch), metrics: newMetrics()}
+// New returns a collector of what index no longer needs in store.
+func New(store storage.Store, index storage.Index, config Config, log *slog.Logger) *Collector {
+	config = config.withDefaults()
+	return &Collector{
+		store: store, index: index, config: config, log: log,
+		limit: rate.NewLimiter(rate.Limit(config.Rate), batch),
+		reviewed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_gc_reviews_total", Help: "Reviews of content that something may have freed, by verdict.",
+		}, []string{"verdict"}),
+		deleted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_gc_deleted_total", Help: "Keys whose bytes were deleted.",
+		}),
+		expired: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_gc_expired_sessions_total", Help: "Upload sessions dropped because nobody went on with them.",
+		}),
+		failed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_gc_failures_total", Help: "Rounds that ended with an error.",
+		}),
+		roundTook: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "berth_gc_round_seconds", Help: "Time of one round, the waiting for its rate included.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10),
+		}),
+	}
 }
 
-// Metrics returns what the collector measures.
-func (c *Collector) Metrics() []prometheus.Collector { return c.metrics.collectors() }
+// Metrics returns what is measured about rounds.
+func (c *Collector) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{c.reviewed, c.deleted, c.expired, c.failed, c.roundTook}
+}
 
-// Run collects until ctx ends. A round that fails is logged and tried again: a
-// full disk or a lost database ends some day.
+// Run does a round after another until ctx ends. A round that fails is logged;
+// the next one begins where it stopped.
 func (c *Collector) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
+		began := time.Now()
+		result, err := c.Round(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		took := time.Since(began)
+		c.roundTook.Observe(took.Seconds())
+		if err != nil {
+			c.failed.Inc()
+			c.log.ErrorContext(ctx, "collection failed", "error", err)
+		}
+		if result.Expired+len(result.Condemned)+result.Deleted > 0 {
+			c.log.InfoContext(ctx, "collected", "sessions", result.Expired, "condemned", len(result.Condemned),
+				"keys", result.Deleted, "took_seconds", took.Seconds())
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-timer.C:
+		case <-time.After(c.config.Interval):
 		}
-		round, err := c.Collect(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			c.log.Error("collection failed; it goes on later", "error", err)
-		case round.Blobs+round.Manifests+round.Keys+round.Sessions > 0:
-			c.log.Info("collected", "sessions", round.Sessions, "blobs", round.Blobs, "manifests", round.Manifests, "keys", round.Keys, "size_bytes", round.Bytes)
-		}
-		timer.Reset(c.cfg.Interval)
 	}
 }
 
-// Collect does one round: it ends idle uploads, reviews all that is due, and
-// deletes the bytes that have lost their names. What it did before an error
-// stays done.
-func (c *Collector) Collect(ctx context.Context) (Round, error) {
-	var r Round
-	for _, step := range []func(context.Context, *Round) error{c.expire, c.review, c.delete} {
-		if err := step(ctx, &r); err != nil {
-			return r, err
-		}
+// Round collects all that is due now. An error of one step does not keep the
+// others from their work.
+func (c *Collector) Round(ctx context.Context) (Result, error) {
+	var result Result
+	err := errors.Join(c.expire(ctx, &result), c.review(ctx, &result), c.delete(ctx, &result))
+	if err != nil {
+		return result, fmt.Errorf("collect: %w", err)
 	}
-	return r, nil
+	return result, nil
 }
 
-// expire ends the uploads that nobody has gone on with.
-func (c *Collector) expire(ctx context.Context, r *Round) error {
+// DryRun tells what a round would decide on up to n entries that are due, and
+// changes nothing. What a condemned manifest would free in turn is not in it.
+func (c *Collector) DryRun(ctx context.Context, n int) ([]storage.Verdict, error) {
+	policy := c.policy()
+	policy.DryRun = true
+	return c.index.Review(ctx, policy, n)
+}
+
+func (c *Collector) policy() storage.ReviewPolicy {
+	return storage.ReviewPolicy{Untagged: c.config.Untagged, Grace: c.config.Grace}
+}
+
+// expire drops the uploads that nobody went on with. The session goes last, so
+// that a crash between leaves something to find.
+func (c *Collector) expire(ctx context.Context, result *Result) error {
+	now, err := c.index.Now(ctx)
+	if err != nil {
+		return err
+	}
 	for {
-		now, err := c.index.Now(ctx)
-		if err != nil {
+		idle, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), batch)
+		if err != nil || len(idle) == 0 {
 			return err
-		}
-		idle, err := c.index.Idle(ctx, now.Add(-c.cfg.SessionExpiry), batch)
-		if err != nil {
-			return fmt.Errorf("find idle uploads: %w", err)
 		}
 		for _, s := range idle {
-			// The row last: after a crash in between it is found again.
-			err := c.store.Discard(ctx, s.State.ID)
-			if err == nil {
-				err = c.index.EndSession(ctx, s.ID)
+			if err := c.limit.Wait(ctx); err != nil {
+				return err
 			}
-			if err != nil {
-				return fmt.Errorf("end idle upload %s: %w", s.ID, err)
+			if err := c.store.Discard(ctx, s.State.ID); err != nil {
+				return err
 			}
-			r.Sessions++
-			c.metrics.done.WithLabelValues("session").Inc()
-		}
-		if len(idle) < batch {
-			return nil
+			if err := c.index.EndSession(ctx, s.ID); err != nil {
+				return err
+			}
+			result.Expired++
+			c.expired.Inc()
 		}
 	}
 }
 
-func (c *Collector) review(ctx context.Context, r *Round) error {
+// review lets the Index decide on all that is due.
+func (c *Collector) review(ctx context.Context, result *Result) error {
 	for {
-		if err := c.limit.WaitN(ctx, batch); err != nil {
+		verdicts, err := c.index.Review(ctx, c.policy(), batch)
+		if err != nil {
 			return err
 		}
-		verdicts, err := c.index.Review(ctx, c.cfg.Policy, batch)
-		if err != nil {
-			return fmt.Errorf("review: %w", err)
-		}
 		for _, v := range verdicts {
-			r.Reviewed++
 			if !v.Condemned {
+				c.reviewed.WithLabelValues("kept").Inc()
 				continue
 			}
-			r.Bytes += v.Size
-			kind := "blob"
-			if v.Manifest {
-				r.Manifests++
-				kind = "manifest"
-			} else {
-				r.Blobs++
-			}
-			c.metrics.done.WithLabelValues(kind).Inc()
-			c.log.Debug("condemned", "repo", v.Repo, "digest", v.Digest, "kind", kind, "why", v.Why)
+			c.reviewed.WithLabelValues("condemned").Inc()
+			c.log.DebugContext(ctx, "condemned", "repo", v.Repo, "digest", v.Digest, "size_bytes", v.Size, "why", v.Why)
+			result.Condemned = append(result.Condemned, v)
 		}
 		if len(verdicts) < batch {
 			return nil
 		}
+		if err := c.limit.WaitN(ctx, batch); err != nil {
+			return err
+		}
 	}
 }
 
-// delete removes the bytes of keys that are due. A key that cannot be deleted is
-// passed over: the next round finds it again.
-func (c *Collector) delete(ctx context.Context, r *Round) error {
-	var failed error
+// delete removes the bytes of keys that nothing names and nobody can name any
+// more, and then their rows.
+func (c *Collector) delete(ctx context.Context, result *Result) error {
 	for {
 		now, err := c.index.Now(ctx)
 		if err != nil {
 			return err
 		}
 		keys, err := c.index.Orphans(ctx, now, batch)
-		if err != nil {
-			return fmt.Errorf("find orphans: %w", err)
+		if err != nil || len(keys) == 0 {
+			return err
 		}
-		deleted := 0
 		for _, key := range keys {
 			if err := c.limit.Wait(ctx); err != nil {
 				return err
 			}
-			err := c.store.Delete(ctx, key)
-			if err == nil {
-				err = c.index.Forget(ctx, key)
+			if err := c.store.Delete(ctx, key); err != nil {
+				return err
 			}
-			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("delete %s: %w", key, err))
-				continue
+			if err := c.index.Forget(ctx, key); err != nil {
+				return err
 			}
-			deleted++
-			c.metrics.done.WithLabelValues("key").Inc()
+			result.Deleted++
+			c.deleted.Inc()
 		}
-		r.Keys += deleted
-		if len(keys) < batch || deleted == 0 {
-			return failed
-		}
-		failed = nil // those that failed come first again
 	}
 }
-
-type metrics struct {
-	done *prometheus.CounterVec
-}
-
-func newMetrics() metrics {
-	return metrics{prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "berth_gc_collected_total", Help: "What the collector has taken away.",
-	}, []string{"kind"})}
-}
-
-func (m metrics) collectors() []prometheus.Collector { return []prometheus.Collector{m.done} }

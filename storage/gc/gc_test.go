@@ -1,228 +1,255 @@
 package gc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"berth.internal/storage"
 	"berth.internal/storage/gc"
 	"berth.internal/storage/kv"
 	"berth.internal/storage/mem"
+	"github.com/opencontainers/go-digest"
 )
-
-// clock is a time that the test moves.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// site is a registry without its API.
-type site struct {
-	t     *testing.T
-	clock *clock
-	store *mem.Store
-	index *kv.Index
-	gc    *gc.Collector
-}
 
 const grace = time.Hour
 
-func newSite(t *testing.T, untagged bool) *site {
-	s := &site{t: t, clock: &clock{now: time.Unix(1e9, 0)}, store: new(mem.Store)}
-	s.index = mem.NewIndex(kv.Options{Now: s.clock.Now})
-	s.gc = gc.New(s.store, s.index, gc.Config{
-		Interval: time.Minute, Rate: 1e6, SessionExpiry: 24 * time.Hour, Policy: storage.ReviewPolicy{Untagged: untagged, Grace: grace},
-	}, slog.New(slog.DiscardHandler))
-	return s
+// registry is a store, an index and a collector that runs until stopped.
+type registry struct {
+	t     *testing.T
+	store *mem.Store
+	index *kv.Index
+	log   *strings.Builder
 }
 
-// push lets repo hold a blob too large for the index.
-func (s *site) push(repo, text string) storage.Content {
-	s.t.Helper()
-	data := strings.Repeat(text, storage.InlineMax/len(text)+1)
-	up, err := s.store.Create(s.t.Context(), digest.SHA256)
-	if err != nil {
-		s.t.Fatal(err)
+// start runs a collector over store, in a bubble of testing/synctest.
+func start(t *testing.T, config gc.Config, wrap func(storage.Store) storage.Store) *registry {
+	t.Helper()
+	r := &registry{t: t, store: new(mem.Store), index: mem.NewIndex(kv.Options{}), log: new(strings.Builder)}
+	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	store := storage.Store(r.store)
+	if wrap != nil {
+		store = wrap(store)
 	}
-	if _, err := up.Write([]byte(data)); err != nil {
-		s.t.Fatal(err)
-	}
-	c, err := storage.Commit(s.t.Context(), s.store, s.index, up, digest.FromString(data), storage.BlobPut{Repo: repo, Grace: grace})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { gc.New(store, r.index, config, log).Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return r
+}
+
+// push commits a blob that the Store keeps.
+func (r *registry) push(repo, data string) storage.Content {
+	r.t.Helper()
+	content := bytes.Repeat([]byte(data), 1+storage.InlineMax/len(data))
+	up, err := r.store.Create(r.t.Context(), digest.SHA256)
 	if err != nil {
-		s.t.Fatal(err)
+		r.t.Fatal(err)
+	}
+	if _, err := up.Write(content); err != nil {
+		r.t.Fatal(err)
+	}
+	c, err := storage.Commit(r.t.Context(), r.store, r.index, up, digest.FromBytes(content), storage.BlobPut{Repo: repo, Grace: grace})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	return c
 }
 
-func (s *site) tag(repo, tag string, blobs ...storage.Content) digest.Digest {
-	s.t.Helper()
-	text := "manifest of"
-	m := storage.Manifest{MediaType: "application/vnd.oci.image.manifest.v1+json"}
-	for _, b := range blobs {
-		text += b.Digest.String()
-		m.References = append(m.References, storage.Reference{Digest: b.Digest})
+// tag pushes a manifest of layers.
+func (r *registry) tag(repo, tag string, layers ...digest.Digest) {
+	r.t.Helper()
+	data := fmt.Append(nil, repo, tag, layers)
+	m := storage.Manifest{Content: storage.Content{Digest: digest.FromBytes(data), Size: int64(len(data)), Inline: data}}
+	for _, l := range layers {
+		m.References = append(m.References, storage.Reference{Digest: l})
 	}
-	m.Content = storage.Content{Digest: digest.FromString(text), Size: int64(len(text)), Inline: []byte(text)}
-	if err := s.index.PutManifest(s.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag}, Grace: grace}); err != nil {
-		s.t.Fatal(err)
-	}
-	return m.Digest
-}
-
-func (s *site) collect() gc.Round {
-	s.t.Helper()
-	r, err := s.gc.Collect(s.t.Context())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return r
-}
-
-// has checks whether repo holds a blob, and whether its bytes are there.
-func (s *site) has(repo string, c storage.Content, named, bytes bool) {
-	s.t.Helper()
-	_, err := s.index.Blob(s.t.Context(), repo, c.Digest)
-	if (err == nil) != named {
-		s.t.Errorf("%s holds %s: %v, want it held: %v", repo, c.Digest, err, named)
-	}
-	b, err := s.store.Open(s.t.Context(), c.Key)
-	if err == nil {
-		b.Close()
-	}
-	if (err == nil) != bytes {
-		s.t.Errorf("bytes of %s: %v, want them there: %v", c.Key, err, bytes)
+	if err := r.index.PutManifest(r.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag}, Grace: grace}); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
-func TestBlobsWithoutManifestGoAfterTheirGrace(t *testing.T) {
-	s := newSite(t, false)
-	used, unused := s.push("a", "used"), s.push("a", "unused")
-	s.tag("a", "1", used)
-	s.clock.pass(grace - time.Second)
-	if r := s.collect(); r != (gc.Round{}) {
-		t.Errorf("before its grace is over the collector did %+v, want nothing", r)
-	}
-	s.clock.pass(2 * time.Second)
-	if r := s.collect(); r.Blobs != 1 || r.Keys != 1 || r.Bytes != unused.Size {
-		t.Errorf("after it the collector did %+v, want one blob and its key", r)
-	}
-	s.has("a", used, true, true)
-	s.has("a", unused, false, false)
-}
-
-func TestPromiseIsKept(t *testing.T) {
-	s := newSite(t, false)
-	c := s.push("a", "promised")
-	s.clock.pass(grace - time.Second)
-	if _, err := s.index.Promise(t.Context(), "a", c.Digest, grace); err != nil {
-		t.Fatal(err)
-	}
-	s.clock.pass(grace - time.Second)
-	s.collect()
-	s.has("a", c, true, true)
-	s.clock.pass(2 * time.Second)
-	s.collect()
-	s.has("a", c, false, false)
-}
-
-func TestBytesStayWhileAnyRepositoryHoldsThem(t *testing.T) {
-	s := newSite(t, false)
-	c := s.push("a", "shared")
-	if _, err := s.index.Mount(t.Context(), "b", "a", c.Digest, grace); err != nil {
-		t.Fatal(err)
-	}
-	s.tag("b", "1", c)
-	s.clock.pass(2 * grace)
-	s.collect()
-	s.has("a", c, false, true)
-	s.has("b", c, true, true)
-}
-
-func TestUntaggedManifestTakesItsBlobsAlong(t *testing.T) {
-	s := newSite(t, true)
-	old, now := s.push("a", "old"), s.push("a", "new")
-	gone := s.tag("a", "latest", old)
-	s.tag("a", "latest", now)
-	s.clock.pass(2 * grace)
-	if r := s.collect(); r.Manifests != 1 {
-		t.Errorf("the collector did %+v, want one manifest", r)
-	}
-	if _, err := s.index.Manifest(t.Context(), "a", gone); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("the untagged manifest: %v, want it gone", err)
-	}
-	s.has("a", old, true, true) // its own grace has just begun
-	s.clock.pass(2 * grace)
-	s.collect()
-	s.has("a", old, false, false)
-	s.has("a", now, true, true)
-}
-
-func TestIdleUploadsEnd(t *testing.T) {
-	s := newSite(t, false)
-	ctx := t.Context()
-	up, err := s.store.Create(ctx, digest.SHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	state, err := up.Save(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.index.PutSession(ctx, storage.Session{ID: "client's", Repo: "a", State: state}); err != nil {
-		t.Fatal(err)
-	}
-	s.clock.pass(23 * time.Hour)
-	s.collect()
-	if _, err := s.index.Session(ctx, "client's"); err != nil {
-		t.Errorf("the session before its expiry: %v", err)
-	}
-	s.clock.pass(2 * time.Hour)
-	if r := s.collect(); r.Sessions != 1 {
-		t.Errorf("the collector did %+v, want one session", r)
-	}
-	if _, err := s.index.Session(ctx, "client's"); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("the session after its expiry: %v, want it gone", err)
-	}
-	if _, err := s.store.Resume(ctx, state); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("its bytes: %v, want them gone", err)
+// stored tells whether the bytes of c are there.
+func (r *registry) stored(c storage.Content, want bool) {
+	r.t.Helper()
+	if _, err := r.store.Open(r.t.Context(), c.Key); (err == nil) != want {
+		r.t.Errorf("bytes of %s: Open = %v, want them there: %v; log:\n%s", c.Digest, err, want, r.log)
 	}
 }
 
-// broken is a store that cannot delete.
-type broken struct{ *mem.Store }
+// pass lets time pass and the collector do what is then due.
+func pass(d time.Duration) {
+	time.Sleep(d) // the bubble's time, not ours
+	synctest.Wait()
+}
 
-func (broken) Delete(context.Context, storage.Key) error { return errors.New("medium error") }
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, gc.Config{Untagged: true, Grace: time.Minute}, nil)
+		used, unused := r.push("repo", "used"), r.push("repo", "unused")
+		r.tag("repo", "latest", used.Digest)
+		pass(grace - time.Minute)
+		r.stored(unused, true)
+		pass(3 * time.Minute)
+		r.stored(unused, false)
+		r.stored(used, true)
 
-func TestWhatCannotBeDeletedIsTriedAgain(t *testing.T) {
-	s := newSite(t, false)
-	c := s.push("a", "sticky")
-	s.clock.pass(2 * grace)
-	cfg := gc.Config{Interval: time.Minute, Rate: 1e6, SessionExpiry: time.Hour}
-	if _, err := gc.New(broken{s.store}, s.index, cfg, slog.New(slog.DiscardHandler)).Collect(t.Context()); err == nil {
-		t.Error("a store that cannot delete: no error")
+		if err := r.index.DeleteTag(t.Context(), "repo", "latest", grace); err != nil {
+			t.Fatal(err)
+		}
+		pass(grace - time.Minute)
+		r.stored(used, true)
+		pass(5 * time.Minute)
+		r.stored(used, false)
+		if repos, err := r.index.Repositories(t.Context(), "", 1); err != nil || len(repos) != 0 {
+			t.Errorf("Repositories = %v, %v; want none", repos, err)
+		}
+		for _, want := range []string{"why=untagged", `why="no manifest refers to it"`, "keys=1"} {
+			if !strings.Contains(r.log.String(), want) {
+				t.Errorf("log does not say %s:\n%s", want, r.log)
+			}
+		}
+	})
+}
+
+func TestRunExpiresSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, gc.Config{SessionExpiry: time.Hour}, nil)
+		for i := range 250 { // more than one fetch
+			up, err := r.store.Create(t.Context(), digest.SHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state, err := up.Save(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.index.PutSession(t.Context(), storage.Session{ID: fmt.Sprint(i), State: state}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pass(50 * time.Minute)
+		live, err := r.index.Session(t.Context(), "7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.index.PutSession(t.Context(), live); err != nil {
+			t.Fatal(err)
+		}
+		pass(20 * time.Minute)
+		var left []string
+		for id := range uploads(t, r.store) {
+			left = append(left, id)
+		}
+		if len(left) != 1 || left[0] != live.State.ID {
+			t.Errorf("uploads left: %v, want the one that was gone on with", left)
+		}
+		if idle, err := r.index.Idle(t.Context(), time.Now().Add(time.Hour), 10); err != nil || len(idle) != 1 {
+			t.Errorf("sessions left: %v, %v", idle, err)
+		}
+	})
+}
+
+func uploads(t *testing.T, s storage.Store) map[string]bool {
+	t.Helper()
+	ids := map[string]bool{}
+	for id, err := range s.Uploads(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[id] = true
 	}
-	s.has("a", c, false, true)
-	if r := s.collect(); r.Keys != 1 {
-		t.Errorf("the next round did %+v, want the key deleted", r)
+	return ids
+}
+
+// broken fails to delete until it is mended.
+type broken struct {
+	storage.Store
+	mended *atomic.Bool
+}
+
+func (b broken) Delete(ctx context.Context, key storage.Key) error {
+	if !b.mended.Load() {
+		return errors.New("input/output error")
 	}
-	s.has("a", c, false, false)
+	return b.Store.Delete(ctx, key)
+}
+
+func TestRunGoesOnAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mended atomic.Bool
+		r := start(t, gc.Config{}, func(s storage.Store) storage.Store { return broken{s, &mended} })
+		c := r.push("repo", "unused")
+		pass(grace + 2*time.Minute)
+		r.stored(c, true)
+		if _, err := r.index.Blob(t.Context(), "repo", c.Digest); !storage.IsNotFound(err) {
+			t.Errorf("Blob = %v, want ErrNotFound: it was condemned before its bytes went", err)
+		}
+		if !strings.Contains(r.log.String(), "input/output error") {
+			t.Errorf("log does not say why:\n%s", r.log)
+		}
+		// The same content again is other bytes, which the late delete spares.
+		again := r.push("repo", "unused")
+		mended.Store(true)
+		pass(2 * time.Minute)
+		r.stored(c, false)
+		r.stored(again, true)
+	})
+}
+
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, gc.Config{Rate: 10}, nil)
+		pass(time.Second)
+		for i := range 1000 {
+			r.push("repo", fmt.Sprint("blob ", i))
+		}
+		pass(grace + 30*time.Second)
+		keys := func() (n int) {
+			for _, err := range r.store.Keys(t.Context()) {
+				if n++; err != nil {
+					t.Fatal(err)
+				}
+			}
+			return n
+		}
+		if n := keys(); n < 500 {
+			t.Errorf("%d of 1000 blobs are left after 30 seconds at 10 per second", n)
+		}
+		pass(5 * time.Minute)
+		if n := keys(); n != 0 {
+			t.Errorf("%d of 1000 blobs are left after 5 minutes", n)
+		}
+	})
+}
+
+func TestDryRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, x := new(mem.Store), mem.NewIndex(kv.Options{})
+		c := gc.New(s, x, gc.Config{}, slog.New(slog.DiscardHandler))
+		r := &registry{t: t, store: s, index: x}
+		blob := r.push("repo", "unused")
+		pass(grace)
+		for range 2 {
+			got, err := c.DryRun(t.Context(), 10)
+			if err != nil || len(got) != 1 || !got[0].Condemned || got[0].Digest != blob.Digest {
+				t.Errorf("DryRun = %+v, %v; want the blob condemned", got, err)
+			}
+		}
+		result, err := c.Round(t.Context())
+		if err != nil || len(result.Condemned) != 1 || result.Deleted != 1 {
+			t.Errorf("Round = %+v, %v", result, err)
+		}
+	})
 }
