@@ -114,7 +114,8 @@ type Upload interface {
 	Size() int64 // bytes written so far
 
 	// Save makes all bytes written so far durable and returns the state from
-	// which Resume goes on.
+	// which Resume goes on. Errors: ErrNoSpace. If the medium failed to make
+	// them durable, as in Seal, the upload is gone.
 	Save(ctx context.Context) (UploadState, error)
 
 	// Inline verifies that the bytes, at most InlineMax, hash to want, and

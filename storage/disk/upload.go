@@ -209,7 +209,7 @@ func (u *upload) save() (state storage.UploadState, err error) {
 	if err := u.spill(); err != nil {
 		return state, err
 	}
-	if err := u.file.Sync(); err != nil {
+	if err := u.sync(); err != nil {
 		return state, err
 	}
 	if !u.saved {
@@ -220,6 +220,15 @@ func (u *upload) save() (state storage.UploadState, err error) {
 	}
 	sum, err := u.hash.(encoding.BinaryMarshaler).MarshalBinary()
 	return storage.UploadState{ID: u.id, Size: u.size, Algorithm: u.alg, Hash: sum}, err
+}
+
+// sync makes the file durable. If that fails the upload is gone: the kernel
+// forgets what it could not write, and a second try would succeed over a hole.
+func (u *upload) sync() error {
+	if err := u.file.Sync(); err != nil {
+		return errors.Join(err, u.Abort())
+	}
+	return nil
 }
 
 // Inline implements storage.Upload.
@@ -247,7 +256,7 @@ func (u *upload) Seal(ctx context.Context, want digest.Digest) (storage.Key, err
 	}
 	err := u.spill()
 	if err == nil {
-		err = u.file.Sync()
+		err = u.sync()
 	}
 	if err == nil {
 		err = ctx.Err()

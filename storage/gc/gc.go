@@ -27,18 +27,15 @@ type Config struct {
 
 	// Rate is how many reviews and deletions there may be in a second. Default
 	// 500.
-	Rate float64
+	Rate int
 
 	// SessionExpiry is how long an upload may rest before it is dropped.
 	// Default 24 hours.
 	SessionExpiry time.Duration
 
-	// Untagged lets manifests go that have no tag, parent or subject.
-	Untagged bool
-
-	// Grace is the time until review of what a condemned manifest referred to.
-	// Default one hour.
-	Grace time.Duration
+	// Policy is what review may condemn. With DryRun a round only looks at the
+	// first that are due, and changes nothing.
+	Policy storage.ReviewPolicy
 }
 
 func (c Config) withDefaults() Config {
@@ -50,9 +47,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SessionExpiry == 0 {
 		c.SessionExpiry = 24 * time.Hour
-	}
-	if c.Grace == 0 {
-		c.Grace = time.Hour
 	}
 	return c
 }
@@ -140,6 +134,13 @@ func (c *Collector) Run(ctx context.Context) {
 // others from their work.
 func (c *Collector) Round(ctx context.Context) (Result, error) {
 	var result Result
+	if c.config.Policy.DryRun {
+		verdicts, err := c.DryRun(ctx, batch)
+		for _, v := range verdicts {
+			c.judged(ctx, v, &result)
+		}
+		return result, err
+	}
 	err := errors.Join(c.expire(ctx, &result), c.review(ctx, &result), c.delete(ctx, &result))
 	if err != nil {
 		return result, fmt.Errorf("collect: %w", err)
@@ -150,13 +151,9 @@ func (c *Collector) Round(ctx context.Context) (Result, error) {
 // DryRun tells what a round would decide on up to n entries that are due, and
 // changes nothing. What a condemned manifest would free in turn is not in it.
 func (c *Collector) DryRun(ctx context.Context, n int) ([]storage.Verdict, error) {
-	policy := c.policy()
+	policy := c.config.Policy
 	policy.DryRun = true
 	return c.index.Review(ctx, policy, n)
-}
-
-func (c *Collector) policy() storage.ReviewPolicy {
-	return storage.ReviewPolicy{Untagged: c.config.Untagged, Grace: c.config.Grace}
 }
 
 // expire drops the uploads that nobody went on with. The session goes last, so
@@ -190,18 +187,12 @@ func (c *Collector) expire(ctx context.Context, result *Result) error {
 // review lets the Index decide on all that is due.
 func (c *Collector) review(ctx context.Context, result *Result) error {
 	for {
-		verdicts, err := c.index.Review(ctx, c.policy(), batch)
+		verdicts, err := c.index.Review(ctx, c.config.Policy, batch)
 		if err != nil {
 			return err
 		}
 		for _, v := range verdicts {
-			if !v.Condemned {
-				c.reviewed.WithLabelValues("kept").Inc()
-				continue
-			}
-			c.reviewed.WithLabelValues("condemned").Inc()
-			c.log.DebugContext(ctx, "condemned", "repo", v.Repo, "digest", v.Digest, "size_bytes", v.Size, "why", v.Why)
-			result.Condemned = append(result.Condemned, v)
+			c.judged(ctx, v, result)
 		}
 		if len(verdicts) < batch {
 			return nil
@@ -210,6 +201,18 @@ func (c *Collector) review(ctx context.Context, result *Result) error {
 			return err
 		}
 	}
+}
+
+// judged counts a verdict.
+func (c *Collector) judged(ctx context.Context, v storage.Verdict, result *Result) {
+	if !v.Condemned {
+		c.reviewed.WithLabelValues("kept").Inc()
+		return
+	}
+	c.reviewed.WithLabelValues("condemned").Inc()
+	c.log.DebugContext(ctx, "condemned", "repo", v.Repo, "digest", v.Digest, "size_bytes", v.Size, "why", v.Why,
+		"dry_run", c.config.Policy.DryRun)
+	result.Condemned = append(result.Condemned, v)
 }
 
 // delete removes the bytes of keys that nothing names and nobody can name any

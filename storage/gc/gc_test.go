@@ -96,7 +96,7 @@ func pass(d time.Duration) {
 
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := start(t, gc.Config{Untagged: true, Grace: time.Minute}, nil)
+		r := start(t, gc.Config{Policy: storage.ReviewPolicy{Untagged: true, Grace: time.Minute}}, nil)
 		used, unused := r.push("repo", "used"), r.push("repo", "unused")
 		r.tag("repo", "latest", used.Digest)
 		pass(grace - time.Minute)
@@ -247,7 +247,12 @@ func TestDryRun(t *testing.T) {
 				t.Errorf("DryRun = %+v, %v; want the blob condemned", got, err)
 			}
 		}
-		result, err := c.Round(t.Context())
+		looks := gc.New(s, x, gc.Config{Policy: storage.ReviewPolicy{DryRun: true}}, slog.New(slog.DiscardHandler))
+		result, err := looks.Round(t.Context())
+		if err != nil || len(result.Condemned) != 1 || result.Deleted != 0 {
+			t.Errorf("Round with DryRun = %+v, %v; want the blob condemned and nothing deleted", result, err)
+		}
+		result, err = c.Round(t.Context())
 		if err != nil || len(result.Condemned) != 1 || result.Deleted != 1 {
 			t.Errorf("Round = %+v, %v", result, err)
 		}
