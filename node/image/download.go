@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -169,6 +170,9 @@ func (d *download) watch(ctx context.Context, request func(context.Context, *tim
 // What a registry answered is final: asking again where that helps is the
 // Source's affair.
 func passing(err error) bool {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return false // our own disk's; a full one would pass for a net.Error, which syscall.Errno is
+	}
 	var network net.Error
 	return errors.Is(err, errBody) || errors.Is(err, errStalled) || errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
