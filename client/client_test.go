@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -205,11 +206,14 @@ type sessions struct {
 	cut     int // break the line after so many bytes,
 	cuts    int // so many times
 	patches int
+	mu      sync.Mutex // a request that broke off may still be at work
 	held    []byte
 	stored  digest.Digest
 }
 
 func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	w.Header().Set("Location", "/v2/a/blobs/uploads/1")
 	switch {
 	case r.Method == http.MethodHead && s.stored == "":
@@ -257,6 +261,49 @@ func TestPushResumes(t *testing.T) {
 	}
 	if s.patches != 8 || sent.Load() != desc.Size {
 		t.Errorf("%d PATCH requests, progress through %d of %d: want 8 and all", s.patches, sent.Load(), desc.Size)
+	}
+}
+
+// TestPushInChunks breaks the line in the second of five chunks, at a registry
+// that drops what a broken request brought.
+func TestPushInChunks(t *testing.T) {
+	var patches, puts atomic.Int64
+	addr := proxy(t, registrytest.Docker(t), func(_ http.ResponseWriter, r *http.Request) bool {
+		switch r.Method {
+		case http.MethodPatch:
+			if patches.Add(1) == 2 {
+				r.Body = &breaking{r.Body, 1000}
+			}
+		case http.MethodPut:
+			puts.Add(1)
+		}
+		return false
+	})
+	r := dial(t, Options{Registry: addr})
+	r.chunk = 200_000
+	desc, b := content(1_000_000)
+	got, err := r.PushBlob(t.Context(), "a", desc, opener(b), PushOptions{})
+	if err != nil || got != Uploaded || puts.Load() != 1 {
+		t.Errorf("PushBlob in chunks = %v, %v, with %d PUT requests, want one", got, err, puts.Load())
+	}
+	if n := patches.Load(); n < 5 || n > 7 { // begun anew, or gone on
+		t.Errorf("it took %d PATCH requests", n)
+	}
+}
+
+// TestRegistryRestarts takes the registry away for two attempts.
+func TestRegistryRestarts(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	srv.Close()
+	r := dial(t, Options{Registry: srv.URL})
+	var attempts int
+	r.backoff = func(int) time.Duration { attempts++; return 0 }
+	if err := r.Ping(t.Context()); err == nil || attempts != 0 {
+		t.Errorf("Ping of a registry that was never there = %v after %d more attempts, want none", err, attempts)
+	}
+	r.met.Store(true)
+	if err := r.Ping(t.Context()); err == nil || attempts != maxAttempts-1 {
+		t.Errorf("Ping of a registry that has gone = %v after %d more attempts, want %d", err, attempts, maxAttempts-1)
 	}
 }
 

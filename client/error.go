@@ -87,7 +87,7 @@ func (r *Registry) explain(c call, e *Error) string {
 	case e.Status == http.StatusUnauthorized && r.auth.username == "":
 		return fmt.Sprintf("%s wants a login to %s; log in with: docker login %s", host, c.doing, host)
 	case e.Status == http.StatusUnauthorized:
-		return fmt.Sprintf("%s does not accept the password of %s to %s%s", host, r.auth.username, c.doing, said)
+		return fmt.Sprintf("%s does not accept the password of %s to %s%s", host, r.auth.who(), c.doing, said)
 	case e.Status == http.StatusForbidden:
 		return fmt.Sprintf("%s does not allow %s to %s%s", host, r.auth.who(), c.doing, said)
 	case e.Status == http.StatusNotFound && e.Code == oci.NameUnknown.Code:
@@ -138,8 +138,8 @@ func (r *Registry) failed(ctx context.Context, c call, err error) error {
 }
 
 // final says of an error that came instead of an answer that the next attempt
-// would end no better: nobody listens, the source cannot be read, or the
-// registry is not who it should be.
+// would end no better: the source cannot be read, or the registry is not who it
+// should be.
 func final(err error) bool {
 	var (
 		source  *sourceError
@@ -147,7 +147,7 @@ func final(err error) bool {
 		record  tls.RecordHeaderError
 		cert    *tls.CertificateVerificationError
 	)
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, ErrUnauthorized) || errors.As(err, &source) ||
+	return errors.Is(err, ErrUnauthorized) || errors.As(err, &source) ||
 		errors.As(err, &record) || errors.As(err, &cert) || errors.As(err, &unknown) && unknown.IsNotFound
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -55,7 +56,10 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 			return v1.Descriptor{MediaType: mediaType, Digest: d, Size: resp.ContentLength}, nil
 		}
 	}
-	// A failed HEAD has no body that says why: GET has.
+	if e, ok := errors.AsType[*Error](err); err != nil && (!ok || e.Status >= http.StatusInternalServerError) {
+		return v1.Descriptor{}, err
+	}
+	// A refused HEAD has no body that says why: GET has.
 	desc, _, err := r.Manifest(ctx, repo, ref)
 	return desc, err
 }

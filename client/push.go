@@ -41,6 +41,11 @@ func (p PushResult) String() string {
 	return "uploaded"
 }
 
+// chunkSize is how much of a large blob is sent with one request: a registry
+// that is restarted, or that drops what a broken request brought, has the chunks
+// before.
+const chunkSize = 64 << 20
+
 // cancelPatience is how long a failed push takes to tell the registry to
 // forget what it got.
 const cancelPatience = 5 * time.Second
@@ -80,6 +85,8 @@ type upload struct {
 
 	session *url.URL // nil: none is open
 	held    int64    // bytes that the registry has
+	chunk   int64    // bytes to send with one request
+	broken  bool     // it has broken off: what a PATCH brought often stays, what a PUT brought does not
 }
 
 // run sends the blob, with as many attempts as bring it on.
@@ -91,7 +98,7 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 		}
 		if u.session != nil && lost(err) {
 			u.session, u.held = nil, 0
-		} else if !passing(err) {
+		} else if !u.r.passing(err) {
 			attempt = maxAttempts
 		}
 		if ctx.Err() != nil || attempt == maxAttempts {
@@ -107,6 +114,7 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 			return Uploaded, nil
 		}
 		before := u.held
+		u.broken = true
 		u.ask(ctx)
 		if u.held > before {
 			attempt = 0
@@ -128,15 +136,15 @@ func (u *upload) attempt(ctx context.Context) error {
 			return err
 		}
 	}
-	if u.held == 0 {
-		return u.send(ctx, http.MethodPut)
-	}
-	if u.held < u.desc.Size {
-		if err := u.send(ctx, http.MethodPatch); err != nil {
+	for {
+		rest := u.desc.Size - u.held
+		if rest <= u.chunk && (rest == 0 || !u.broken) {
+			return u.send(ctx, http.MethodPut, rest)
+		}
+		if err := u.send(ctx, http.MethodPatch, min(rest, u.chunk)); err != nil {
 			return err
 		}
 	}
-	return u.send(ctx, http.MethodPut)
 }
 
 // start opens an upload session, or has the blob mounted: end-4a, end-11. A
@@ -160,14 +168,17 @@ func (u *upload) start(ctx context.Context, from string) (mounted bool, err erro
 	if resp.StatusCode == http.StatusCreated && from != "" {
 		return true, nil
 	}
-	u.held = 0
+	u.held, u.chunk = 0, u.r.chunk
+	if least, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64); err == nil {
+		u.chunk = max(u.chunk, least)
+	}
 	u.session, err = u.r.follow(resp, resp.Header.Get("Location"))
 	return false, err
 }
 
-// send sends all bytes from u.held on: with PATCH to go on, end-5, or with PUT
+// send sends size bytes from u.held on: with PATCH to go on, end-5, or with PUT
 // to finish, end-6.
-func (u *upload) send(ctx context.Context, method string) error {
+func (u *upload) send(ctx context.Context, method string, size int64) error {
 	to := *u.session
 	if method == http.MethodPut {
 		q := to.Query()
@@ -178,9 +189,9 @@ func (u *upload) send(ctx context.Context, method string) error {
 	defer cancel(nil)
 	c := u.call(method, &to)
 	c.header = http.Header{"Content-Type": {"application/octet-stream"}}
-	c.size = u.desc.Size - u.held
-	if u.held > 0 && c.size > 0 {
-		c.header.Set("Content-Range", fmt.Sprintf("%d-%d", u.held, u.desc.Size-1))
+	c.size = size
+	if size > 0 && (method == http.MethodPatch || u.held > 0) {
+		c.header.Set("Content-Range", fmt.Sprintf("%d-%d", u.held, u.held+size-1))
 	}
 	var out *outgoing
 	c.body = func() (io.ReadCloser, error) {
@@ -188,7 +199,7 @@ func (u *upload) send(ctx context.Context, method string) error {
 		if err != nil {
 			return nil, err
 		}
-		out = &outgoing{r: rc, left: c.size, through: u.held, progress: u.progress, stall: u.r.stall}
+		out = &outgoing{r: rc, left: size, through: u.held, progress: u.progress, stall: u.r.stall}
 		out.timer = time.AfterFunc(out.stall, func() { cancel(errStalled) })
 		return out, nil
 	}
@@ -200,7 +211,7 @@ func (u *upload) send(ctx context.Context, method string) error {
 		return err
 	}
 	if method == http.MethodPatch {
-		u.held = u.desc.Size
+		u.held += size
 		u.session, err = u.r.follow(resp, resp.Header.Get("Location"))
 	}
 	return errors.Join(err, drain(resp))
@@ -214,7 +225,9 @@ func (u *upload) ask(ctx context.Context) {
 	if session == nil {
 		return
 	}
-	resp, err := u.r.do(ctx, u.call(http.MethodGet, session))
+	c := u.call(http.MethodGet, session)
+	c.retry = true
+	resp, err := u.r.do(ctx, c)
 	if err != nil {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type Registry struct {
 	auth    *auth
 	backoff func(attempt int) time.Duration // before attempt 1, 2, …
 	stall   time.Duration                   // how long a transfer may stand still
+	chunk   int64                           // see chunkSize
+	met     atomic.Bool                     // it has answered: if it does not listen now, it may soon
 }
 
 // New makes a client. It does not connect. Errors: an address that is none, a
@@ -67,6 +70,7 @@ func New(o Options) (*Registry, error) {
 		http:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		backoff: backoff,
 		stall:   time.Minute,
+		chunk:   chunkSize,
 	}
 	if r.agent == "" {
 		r.agent = "berth"

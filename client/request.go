@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -46,7 +47,7 @@ func (r *Registry) do(ctx context.Context, c call) (*http.Response, error) {
 		if err == nil {
 			err = r.answered(c, resp)
 		}
-		if !c.retry || attempt == maxAttempts || !passing(err) || ctx.Err() != nil {
+		if !c.retry || attempt == maxAttempts || !r.passing(err) || ctx.Err() != nil {
 			return nil, err
 		}
 		if err := r.wait(ctx, attempt, err); err != nil {
@@ -66,6 +67,7 @@ func (r *Registry) send(ctx context.Context, c call) (*http.Response, error) {
 		if err != nil {
 			return nil, r.failed(ctx, c, err)
 		}
+		r.met.Store(true)
 		if resp.StatusCode != http.StatusUnauthorized || known {
 			return resp, nil
 		}
@@ -125,10 +127,10 @@ func (r *Registry) wait(ctx context.Context, attempt int, err error) error {
 }
 
 // passing says whether the failure may be gone at the next attempt.
-func passing(err error) bool {
+func (r *Registry) passing(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
-		return !final(err)
+		return !final(err) && (r.met.Load() || !errors.Is(err, syscall.ECONNREFUSED))
 	}
 	switch e.Status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
