@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"berth.internal/client"
 	"berth.internal/internal/datadir"
@@ -104,8 +105,18 @@ func (a *Agent) Serve(ctx context.Context) error {
 	}
 	connections, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	measured := prometheus.NewRegistry()
+	measured.MustRegister(a.Metrics()...)
+	metrics := promhttp.HandlerFor(measured, promhttp.HandlerOpts{})
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			metrics.ServeHTTP(w, r)
+			return
+		}
+		a.engine.ServeHTTP(w, r)
+	})
 	hs := &http.Server{
-		Handler:           a.engine,
+		Handler:           front,
 		ReadHeaderTimeout: 20 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return connections },
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),

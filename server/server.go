@@ -34,8 +34,9 @@ type Server struct {
 }
 
 // New returns a server over the drivers. It takes no ownership of them: close
-// them after Serve has returned.
-func New(cfg Config, d storage.Drivers, log *slog.Logger) (*Server, error) {
+// them after Serve has returned. measured is what other rooms measure, shown in
+// /metrics as well.
+func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus.Collector) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -46,6 +47,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger) (*Server, error) {
 	}, log)
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
+	gatherer.MustRegister(measured...)
 	gatherer.MustRegister(s.collector.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,

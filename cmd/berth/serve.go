@@ -88,7 +88,7 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
-	r.server, err = server.New(cfg, r.data.Drivers, log)
+	r.server, err = server.New(cfg, r.data.Drivers, log, r.data.bolt.Metrics()...)
 	return r, err
 }
 
