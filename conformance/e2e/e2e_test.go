@@ -15,6 +15,7 @@
 //	tar FILE ENTRY...            writes a tar: see entry
 //	image LAYOUT TAG TAR...      adds an image of these layers to an OCI layout
 //	damage DIR flip|cut          damages the largest file below DIR
+//	mounted IMAGE DIR            mounts an image of a file system
 //	eventually PROGRAM [ARG...]  runs it until it succeeds, for 10 s
 package e2e_test
 
@@ -91,6 +92,7 @@ func TestStories(t *testing.T) {
 			"tar":        cmdTar,
 			"image":      cmdImage,
 			"damage":     cmdDamage,
+			"mounted":    cmdMounted,
 			"eventually": cmdEventually,
 		},
 	})

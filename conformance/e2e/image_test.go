@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -84,7 +85,8 @@ func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, diffID)
 		var packed bytes.Buffer
-		z := gzip.NewWriter(&packed)
+		z, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+		ts.Check(err)
 		_, err = z.Write(layer)
 		ts.Check(errors.Join(err, z.Close()))
 		m.Layers = append(m.Layers, put(ts, layout, v1.MediaTypeImageLayerGzip, packed.Bytes()))
@@ -152,4 +154,16 @@ func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	_, err = io.WriteString(ts.Stdout(), largest+"\n")
 	ts.Check(err)
+}
+
+// cmdMounted mounts an image of a file system until the story ends.
+func cmdMounted(ts *testscript.TestScript, neg bool, args []string) {
+	positive(ts, neg, args, 2, "mounted IMAGE DIR")
+	dir := ts.MkAbs(args[1])
+	ts.Check(ts.Exec("mount", "-o", "loop", ts.MkAbs(args[0]), dir))
+	ts.Defer(func() {
+		if err := exec.Command("umount", dir).Run(); err != nil {
+			ts.Logf("umount %s: %v", dir, err)
+		}
+	})
 }
