@@ -1,7 +1,9 @@
 package call
 
 import (
+	"math"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -40,7 +42,9 @@ type Fork struct {
 	Enter []Namespace
 	// Status takes the child's reports.
 	Status int
-	// Regs are the first registers of the child.
+	// Regs are the first registers of the child, all of them descriptors. It closes
+	// all others but 0, 1 and 2: a socket of this process that lived on in the child
+	// would hide this one's end.
 	Regs []uintptr
 }
 
@@ -51,8 +55,7 @@ type Namespace struct {
 	Type int // CLONE_NEW*
 }
 
-// Start runs c in a new child, which gets a copy of all of this process'
-// descriptors. What becomes of it is reported on f.Status: a failure, after
+// Start runs c in a new child. What becomes of it is reported on f.Status: a failure, after
 // which the child exits; readiness; and nothing but the end of file once the
 // child has executed another program. It returns the child's number and a
 // descriptor of it. Only the child itself waits for anything.
@@ -69,7 +72,7 @@ func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 	}
 	runtime.LockOSThread()
-	n, errno, lost := fork(m, args, f.Enter)
+	n, errno, lost := fork(m, args, f.Enter, f.others())
 	if !lost {
 		runtime.UnlockOSThread()
 	} // else the thread ends with its goroutine, and is of no use to others
@@ -81,13 +84,29 @@ func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
 	return int(n), int(fd), nil
 }
 
+// span is a range of descriptors, both ends included.
+type span struct{ first, last uintptr }
+
+// others returns the descriptors that the child closes.
+func (f Fork) others() []span {
+	keep := append([]uintptr{2, math.MaxUint32}, f.Regs...)
+	slices.Sort(keep)
+	var gaps []span
+	for i, fd := range keep[1:] {
+		if keep[i] >= 2 && fd > keep[i]+1 {
+			gaps = append(gaps, span{keep[i] + 1, fd - 1})
+		}
+	}
+	return gaps
+}
+
 // fork forks, and in the child runs m and exits. lost says that the way back
 // out of a namespace failed.
 //
 //go:noinline
 //go:norace
 //go:nocheckptr
-func fork(m *machine, args *cloneArgs, enter []Namespace) (pid uintptr, errno syscall.Errno, lost bool) {
+func fork(m *machine, args *cloneArgs, enter []Namespace, others []span) (pid uintptr, errno syscall.Errno, lost bool) {
 	beforeFork()
 	entered := 0
 	for i := range enter {
@@ -100,6 +119,9 @@ func fork(m *machine, args *cloneArgs, enter []Namespace) (pid uintptr, errno sy
 		pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
 		if errno == 0 && pid == 0 {
 			afterForkInChild()
+			for i := range others {
+				syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
+			}
 			at, e := m.run()
 			m.tell(at, e)
 			for {

@@ -15,6 +15,9 @@ import (
 // DefaultPath is where commands are looked for by a process without PATH.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// lastSignal is the largest number of a signal (_NSIG).
+const lastSignal = 64
+
 // process adds what makes the child the process proc: everything between a built
 // container and execve. With gate it reports when it is ready for that, and
 // waits for the shim's word. root is the root directory, open.
@@ -25,9 +28,12 @@ func process(c *call.Program, proc *specs.Process, seccomp []byte, root call.Reg
 	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
 		c.Call(unix.SYS_DUP3, call.Get(fd), call.Int(i), call.Int(0)).As("connect stdio")
 	}
-	// The shim ignores these; the rest were reset by the fork.
-	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE} {
-		c.Call(unix.SYS_RT_SIGACTION, call.Int(int(sig)), call.Data(make([]byte, 32)), call.Int(0), call.Int(8))
+	// What the shim ignores, and who started the node: the fork resets only what Go
+	// handles.
+	for sig := 1; sig <= lastSignal; sig++ {
+		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
+			c.Call(unix.SYS_RT_SIGACTION, call.Int(sig), call.Data(make([]byte, 32)), call.Int(0), call.Int(8))
+		}
 	}
 	c.Call(unix.SYS_RT_SIGPROCMASK, call.Int(unix.SIG_SETMASK), call.Data(make([]byte, 8)), call.Int(0), call.Int(8))
 	// Not the keys of who started the node. A kernel without keys is as good.

@@ -159,12 +159,11 @@ func (s *shim) fork(streams stdio) error {
 	s.state = State{Version: Version, ID: s.ID, Status: StatusCreated, Pid: pid, Created: time.Now().UTC()}
 	s.pidfd = pidfd
 	if err := s.equip(pid, streams, int(theirStatus.Fd()), netns); err != nil {
-		// The child may have said why before this side noticed.
+		s.abandon(pid)
 		closeAll([]*os.File{theirSync, theirStatus})
 		if _, cerr := s.reports(s.plan); cerr != nil {
-			err = cerr
+			err = cerr // the child said why before this side noticed
 		}
-		s.abandon(pid)
 		return err
 	}
 	closeAll([]*os.File{theirSync, theirStatus, streams[0], streams[1], streams[2]})
