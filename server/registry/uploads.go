@@ -114,10 +114,12 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 		s.State = state
 		err = h.Index.PutSession(durable(r), s)
 	}
+	if err == nil {
+		h.uploads.stored(s)
+	}
 	if err = errors.Join(broken(copyErr), err); err != nil {
 		return err
 	}
-	h.uploads.stored(s)
 	return progress(w, http.StatusAccepted, t.name, t.ref, s.State.Size)
 }
 

@@ -1,0 +1,211 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth.internal/server/registry"
+	"berth.internal/storage"
+	"berth.internal/storage/kv"
+	"berth.internal/storage/mem"
+)
+
+func newServer(t *testing.T, change func(*Config)) (*Server, *kv.Index) {
+	t.Helper()
+	cfg := DefaultConfig()
+	if change != nil {
+		change(&cfg)
+	}
+	index := mem.NewIndex(kv.Options{})
+	s, err := New(cfg, storage.Drivers{Store: new(mem.Store), Index: index, Records: index}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, index
+}
+
+func get(t *testing.T, h http.Handler, method, path, body string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body)))
+	return w
+}
+
+func TestValidate(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*Config)
+		want   []string // what the error says, each at the beginning of a line
+	}{
+		{"defaults", func(*Config) {}, nil},
+		{"IPv6 loopback", func(c *Config) { c.Listen = "[::1]:5000" }, nil},
+		{"localhost", func(c *Config) { c.Listen = "localhost:5000" }, nil},
+		{"other machines", func(c *Config) { c.Listen = "10.0.0.1:5000" }, []string{"listen: 10.0.0.1:5000 can be reached from other machines"}},
+		{"all addresses", func(c *Config) { c.Listen = ":5000" }, []string{"listen: :5000 can be reached"}},
+		{"a name that only looks like loopback", func(c *Config) { c.Listen = "127.0.0.1.example.com:5000" }, []string{"listen: "}},
+		{"other machines may pull", func(c *Config) { c.Listen, c.Anonymous = ":5000", AnonymousPull }, nil},
+		{"everything at once", func(c *Config) {
+			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
+		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.interval: ", "collect.rate: ", "shutdown_timeout: "}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			tc.change(&cfg)
+			err := cfg.Validate()
+			if (err == nil) != (tc.want == nil) {
+				t.Fatalf("Validate() = %v, want %q", err, tc.want)
+			}
+			if err == nil {
+				return
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if len(lines) != len(tc.want) {
+				t.Fatalf("Validate() = %q, want %d lines", lines, len(tc.want))
+			}
+			for i, want := range tc.want {
+				if !strings.HasPrefix(lines[i], want) {
+					t.Errorf("line %d is %q, want %q…", i+1, lines[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestAnonymous(t *testing.T) {
+	for _, tc := range []struct {
+		anonymous Anonymous
+		pull, put int
+	}{{AnonymousNone, 404, 202}, {AnonymousPull, 404, 403}, {AnonymousPush, 404, 202}} {
+		s, _ := newServer(t, func(c *Config) { c.Anonymous = tc.anonymous })
+		if w := get(t, s.Handler(), "GET", "/v2/a/tags/list", ""); w.Code != tc.pull {
+			t.Errorf("%s: pull = %d %s, want %d", tc.anonymous, w.Code, w.Body, tc.pull)
+		}
+		if w := get(t, s.Handler(), "POST", "/v2/a/blobs/uploads/", ""); w.Code != tc.put {
+			t.Errorf("%s: push = %d %s, want %d", tc.anonymous, w.Code, w.Body, tc.put)
+		}
+	}
+}
+
+func TestHealthAndMetrics(t *testing.T) {
+	s, index := newServer(t, nil)
+	for _, path := range []string{"/healthz", "/readyz", "/v2/"} {
+		if w := get(t, s.Handler(), "GET", path, ""); w.Code != 200 {
+			t.Errorf("GET %s = %d", path, w.Code)
+		}
+	}
+	w := get(t, s.Handler(), "GET", "/metrics", "")
+	for _, want := range []string{`berth_http_requests_total{code="200",endpoint="other",method="GET"} 3`, "berth_gc_", "go_goroutines"} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	if w := get(t, s.Handler(), "GET", "/elsewhere", ""); w.Code != 404 || !strings.Contains(w.Body.String(), "/v2/") {
+		t.Errorf("GET /elsewhere = %d %s, want 404 and where to go", w.Code, w.Body)
+	}
+	if err := index.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestShutdownLetsTransfersEnd asks a server to stop in the middle of an upload
+// and expects that to succeed, and the next connection to be refused.
+func TestShutdownLetsTransfersEnd(t *testing.T) {
+	s, _ := newServer(t, nil)
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+
+	content := bytes.Repeat([]byte("berth"), 1<<16)
+	body, feed := io.Pipe()
+	url := "http://" + l.Addr().String() + "/v2/a/blobs/uploads/?digest=" + digest.FromBytes(content).String()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The client sends no byte of the body before the handler asks for it.
+	req.Header.Set("Expect", "100-continue")
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
+	status := make(chan int, 1)
+	go func() {
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Error(err)
+			status <- 0
+			return
+		}
+		resp.Body.Close()
+		status <- resp.StatusCode
+	}()
+	if _, err := feed.Write(content[:1<<17]); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	for { // until the listener is closed
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	if _, err := feed.Write(content[1<<17:]); err != nil {
+		t.Fatal(err)
+	}
+	feed.Close()
+	if got := <-status; got != http.StatusCreated {
+		t.Errorf("the upload under way = %d, want 201", got)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("Serve() = %v", err)
+	}
+}
+
+func TestShutdownDoesNotWaitForever(t *testing.T) {
+	s, _ := newServer(t, func(c *Config) { c.ShutdownTimeout = time.Millisecond })
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	var d net.Dialer
+	c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Errorf("Serve() = %v", err)
+	}
+}
+
+func TestSparseModesAreTheRegistrys(t *testing.T) {
+	for _, mode := range []registry.Sparse{registry.SparseNone, registry.SparseIndex, registry.SparseAll} {
+		cfg := DefaultConfig()
+		cfg.Sparse = mode
+		if err := cfg.Validate(); err != nil {
+			t.Errorf("sparse %s: %v", mode, err)
+		}
+	}
+}
