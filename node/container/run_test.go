@@ -17,6 +17,9 @@ import (
 // design promises. On a kernel that has it all, any less is a failure.
 func TestDefaultContainer(t *testing.T) {
 	n := newNode(t)
+	if n.FallsBack() {
+		t.Error("the runtime uses a fall-back on this kernel")
+	}
 	for _, tc := range []struct{ name, script, want string }{
 		{"user namespace", "tr -s ' ' </proc/self/uid_map", " 0 3221291008 65536\n"},
 		{"user", "id -u; id -g", "0\n0\n"},
@@ -71,6 +74,28 @@ func TestFilesBelongToTheNumbersTheContainerSees(t *testing.T) {
 		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
 			t.Errorf("%s belongs to user %d on disk, want 0", name, uid)
 		}
+	}
+}
+
+// TestOlderKernel makes the overlay by names.
+func TestOlderKernel(t *testing.T) {
+	n := newNode(t)
+	n.OverlayByName()
+	second := filepath.Join(n.dir, "second")
+	if err := os.MkdirAll(filepath.Join(second, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(second, "etc/layer"), []byte("second\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := n.bundle(t, "sh", "-c", "cat /etc/layer; echo new >/etc/new; stat -c %u /etc/new /etc/layer")
+	b.Rootfs.Lowers = append(b.Rootfs.Lowers, second)
+	stdout, stderr, _ := n.run(t, b)
+	if want := "second\n0\n0\n"; stdout != want {
+		t.Errorf("got %q, %q, want %q", stdout, stderr, want)
+	}
+	if info, err := os.Stat(filepath.Join(b.Rootfs.Upper, "etc/new")); err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("new file: %+v, %v; want it to belong to user 0", info, err)
 	}
 }
 

@@ -51,6 +51,12 @@ func Open(cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
 	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir}
+	if r.host.OverlayByName, err = overlayByName(); err != nil {
+		return nil, fmt.Errorf("open container runtime: %w", err)
+	}
+	if r.host.OverlayByName {
+		cfg.Log.Warn("this kernel (before Linux 6.13) takes the layers of an overlay by name only: every start uses a mount namespace to give them names")
+	}
 	if r.init, err = sealInit(cfg.Init); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
@@ -69,6 +75,22 @@ func isDir(path string) (bool, error) {
 		return false, err
 	}
 	return info.IsDir(), nil
+}
+
+// overlayByName reports whether the kernel cannot take the layers of an overlay
+// by descriptor.
+func overlayByName() (bool, error) {
+	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false, fmt.Errorf("the kernel has no overlay file system, or this is not root: %w", err)
+	}
+	defer unix.Close(ctx) //nolint:errcheck // nothing was made with it
+	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(root) //nolint:errcheck // opened for its name only
+	return unix.FsconfigSetFd(ctx, "lowerdir+", root) != nil, nil
 }
 
 // sealInit puts a program into memory where nobody can change it any more: a

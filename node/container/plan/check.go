@@ -25,6 +25,8 @@ func check(in Input) error {
 		return unsupported("%d mounts, more than 500", len(s.Mounts))
 	case in.Rootfs.Upper != "" && in.Rootfs.Work == "":
 		return fmt.Errorf("rootfs has an upper directory and no work directory")
+	case in.Host.OverlayByName && strings.ContainsAny(in.Rootfs.Upper+in.Rootfs.Work, `,:\\`):
+		return unsupported("a comma, colon or backslash in the paths %s and %s on this kernel", in.Rootfs.Upper, in.Rootfs.Work)
 	}
 	l := s.Linux
 	for _, a := range []asked{

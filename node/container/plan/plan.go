@@ -73,6 +73,9 @@ type Input struct {
 // Host is what a plan needs to know of the node.
 type Host struct {
 	Cgroups []Cgroup // hierarchies, for mounts of type cgroup
+	// OverlayByName says that the kernel takes the layers of an overlay by name
+	// only, not by descriptor (before Linux 6.13).
+	OverlayByName bool
 	// Dir reports whether the source of a bind is a directory.
 	Dir func(path string) (bool, error)
 }

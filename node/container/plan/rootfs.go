@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -95,42 +96,101 @@ func (b *builder) mapIDs(r call.Reg, path string, recursive bool) {
 		As("map user ids of " + path + " (its file system must support idmapped mounts)")
 }
 
+const theRoot = "the root file system"
+
 // overlay makes an overlay of the layers.
 func (b *builder) overlay(fs Rootfs) call.Reg {
 	p := b.parent
-	layers := make([]call.Reg, 0, len(fs.Lowers)+2)
-	ctx := b.fsopen(p, "overlay", "the root file system")
-	set := func(key string, fd call.Reg, what string) {
-		layers = append(layers, fd)
-		p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_FD), call.Str(key), call.Int(0), call.Get(fd)).
-			As("add " + what + " to the overlay")
-	}
+	var lowers []call.Reg // the top one first
 	for _, lower := range slices.Backward(fs.Lowers) {
-		set("lowerdir+", b.tree(lower, false), lower)
+		lowers = append(lowers, b.tree(lower, false))
 	}
+	var top string
+	var upper call.Reg
+	layers := lowers
 	if fs.Upper != "" {
-		// Both must be on one mount, so it is made of a directory that holds both.
-		top := commonDir(fs.Upper, fs.Work)
-		mount := b.tree(top, false)
-		layers = append(layers, mount)
-		for _, dir := range []struct{ key, path string }{{"upperdir", fs.Upper}, {"workdir", fs.Work}} {
-			fd := p.Reg()
-			rel, _ := strings.CutPrefix(dir.path, top)
-			p.Call(unix.SYS_OPENAT2, call.Get(mount), call.Str("./"+strings.TrimPrefix(rel, "/")),
-				openHow(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS), call.Int(sizeofOpenHow)).
-				To(fd).As("open " + dir.path)
-			set(dir.key, fd, dir.path)
+		// Upper and work must be on one mount, so it is made of a directory that holds
+		// both.
+		top = commonDir(fs.Upper, fs.Work)
+		upper = b.tree(top, false)
+		layers = append(layers, upper)
+	}
+	below := func(dir string) string {
+		return "./" + strings.TrimPrefix(strings.TrimPrefix(filepath.Clean(dir), top), "/")
+	}
+	var root call.Reg
+	if b.Host.OverlayByName {
+		root = b.overlayByName(lowers, upper, fs.Upper != "", below(fs.Upper), below(fs.Work))
+	} else {
+		ctx := b.fsopen(p, "overlay", theRoot)
+		set := func(key string, fd call.Reg, what string) {
+			p.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_FD), call.Str(key), call.Int(0), call.Get(fd)).
+				As("add " + what + " to the overlay")
 		}
+		for i, fd := range lowers {
+			set("lowerdir+", fd, fs.Lowers[len(fs.Lowers)-1-i])
+		}
+		if fs.Upper != "" {
+			for _, dir := range []struct{ key, path string }{{"upperdir", fs.Upper}, {"workdir", fs.Work}} {
+				fd := p.Reg()
+				p.Call(unix.SYS_OPENAT2, call.Get(upper), call.Str(below(dir.path)),
+					openHow(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS), call.Int(sizeofOpenHow)).
+					To(fd).As("open " + dir.path)
+				set(dir.key, fd, dir.path)
+				layers = append(layers, fd)
+			}
+		}
+		root = b.overlayMount(ctx)
 	}
-	// Plain layers, whatever the kernel's defaults are: what is in upper can be read
-	// without knowing the layers below.
-	for _, opt := range []string{"index", "metacopy", "redirect_dir"} {
-		b.fsconfig(p, ctx, opt, "off", "the root file system")
-	}
-	root := b.fsmount(p, ctx, rootAttrs, "the root file system")
 	for _, fd := range layers {
 		p.Call(unix.SYS_CLOSE, call.Get(fd))
 	}
+	return root
+}
+
+// overlayMount sets what is the same for every overlay and mounts it.
+func (b *builder) overlayMount(ctx call.Reg) call.Reg {
+	// Plain layers, whatever the kernel's defaults are: what is in upper can be read
+	// without knowing the layers below.
+	for _, opt := range []string{"index", "metacopy", "redirect_dir"} {
+		b.fsconfig(b.parent, ctx, opt, "off", theRoot)
+	}
+	return b.fsmount(b.parent, ctx, rootAttrs, theRoot)
+}
+
+// overlayByName gives the layers names, in a mount namespace that exists as long
+// as this takes and for this thread only, so that nothing is mounted on the node.
+func (b *builder) overlayByName(lowers []call.Reg, upper call.Reg, writable bool, upperDir, workDir string) call.Reg {
+	p := b.parent
+	what := "name the layers"
+	own := p.Reg()
+	p.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/proc/thread-self/ns/mnt"), call.Int(unix.O_RDONLY|unix.O_CLOEXEC)).To(own).As(what)
+	p.Call(unix.SYS_UNSHARE, call.Int(unix.CLONE_NEWNS)).As("make a mount namespace for the layers")
+	p.Call(unix.SYS_MOUNT_SETATTR, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.AT_RECURSIVE),
+		mountAttr(0, 0, unix.MS_PRIVATE), call.Int(sizeofMountAttr)).As(what)
+	dir := b.fsmount(p, b.fsopen(p, "tmpfs", what), 0, what)
+	p.Call(unix.SYS_MOVE_MOUNT, call.Get(dir), call.Str(""), call.Int(unix.AT_FDCWD), call.Str("/proc"), call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As(what)
+	p.Call(unix.SYS_FCHDIR, call.Get(dir)).As(what)
+	name := func(fd call.Reg, as string) {
+		p.Call(unix.SYS_MKDIRAT, call.Get(dir), call.Str(as), call.Int(0o755)).As(what)
+		p.Call(unix.SYS_MOVE_MOUNT, call.Get(fd), call.Str(""), call.Get(dir), call.Str(as), call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As(what)
+	}
+	var names []string
+	for i, fd := range lowers {
+		names = append(names, strconv.Itoa(i))
+		name(fd, names[i])
+	}
+	ctx := b.fsopen(p, "overlay", theRoot)
+	b.fsconfig(p, ctx, "lowerdir", strings.Join(names, ":"), theRoot)
+	if writable {
+		name(upper, "rw")
+		b.fsconfig(p, ctx, "upperdir", "rw/"+upperDir, theRoot)
+		b.fsconfig(p, ctx, "workdir", "rw/"+workDir, theRoot)
+	}
+	root := b.overlayMount(ctx)
+	p.Call(unix.SYS_SETNS, call.Get(own), call.Int(unix.CLONE_NEWNS)).As("return to the node's mount namespace")
+	p.Call(unix.SYS_CLOSE, call.Get(own))
+	p.Call(unix.SYS_CLOSE, call.Get(dir))
 	return root
 }
 
