@@ -137,7 +137,9 @@ func (a *Agent) Serve(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = hs.Close()
 	}
-	<-served
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, end)
+	}
 	a.log.Info("node has stopped; its containers run on")
 	return err
 }

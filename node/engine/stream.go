@@ -94,7 +94,7 @@ func hijack(w http.ResponseWriter, r *http.Request, contentType string) (*hijack
 	}
 	// From the connection itself: the server's reader would cancel the request's
 	// context when the client ends its input, which is not the end of the output.
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	early, err := rw.Peek(rw.Reader.Buffered())
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("take over the connection: %w", err)

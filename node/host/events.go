@@ -1,6 +1,7 @@
 package host
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -101,9 +102,7 @@ func (h *Host) Listeners() int { return h.events.listening() }
 // pairs of name and value.
 func (h *Host) tell(c *ctr, action string, more ...string) {
 	attrs := map[string]string{}
-	for k, v := range c.rec.Spec.Labels {
-		attrs[k] = v
-	}
+	maps.Copy(attrs, c.rec.Spec.Labels)
 	attrs["image"] = c.rec.Spec.Image
 	attrs["name"] = c.name()
 	for i := 0; i+1 < len(more); i += 2 {

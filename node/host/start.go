@@ -142,7 +142,7 @@ func startFailure(command string, err error) error {
 	case errors.Is(err, container.ErrNoCommand):
 		return fmt.Errorf("exec: %q: %w", command, errNoCommand)
 	case errors.Is(err, container.ErrNotExecutable):
-		return fmt.Errorf("exec: %q: %w (%v)", command, errNotExecutable, err)
+		return fmt.Errorf("exec: %q: %w (%w)", command, errNotExecutable, err)
 	}
 	return err
 }

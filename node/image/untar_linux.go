@@ -351,7 +351,7 @@ func (u *unpacker) remove(n node) error {
 // where it is missing. The next call may close it.
 func (u *unpacker) parent(dir string) (int, error) {
 	fd, err := u.dirs.get(dir)
-	if err == unix.ENOENT || err == unix.ENOTDIR {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		if err = u.makeParents(dir); err == nil {
 			fd, err = u.dirs.get(dir)
 		}
@@ -383,7 +383,7 @@ func (u *unpacker) makeParents(dir string) error {
 		if err == nil && !isWhiteout(st) {
 			continue
 		}
-		if err != nil && err != unix.ENOENT {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 		if err := u.directory(n, &tar.Header{Mode: 0o755, ModTime: time.Unix(0, 0)}); err != nil {
@@ -398,7 +398,7 @@ func (u *unpacker) makeParents(dir string) error {
 func (u *unpacker) setTimes() error {
 	for path, t := range u.times {
 		fd, err := u.dirs.open(path)
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			continue
 		}
 		if err != nil {

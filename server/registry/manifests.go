@@ -126,8 +126,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxManifest))
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return oci.ManifestInvalid.With(fmt.Sprintf("the manifest is larger than %d bytes", h.MaxManifest), nil).At(http.StatusRequestEntityTooLarge)
 		}
 		return broken(err)
