@@ -58,11 +58,11 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return errors.New("the bundle has no spec for Linux")
 	}
-	filter, err := r.filter(b.Spec.Linux.Seccomp)
+	bpf, err := filter(b.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
 	}
-	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: filter, Host: r.host})
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host})
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	grouped := make(chan error, 1)
 	group := r.groups.group(b.ID)
 	go func() { grouped <- r.groups.make(b.ID, limits) }() // while the shim starts
-	c, pid, err := r.spawn(b, filter)
+	c, pid, err := r.spawn(b, bpf)
 	if gerr := <-grouped; gerr != nil {
 		if c != nil {
 			_ = c.Close() // which ends the shim
@@ -121,7 +121,7 @@ func (r *Runtime) explain(id string, err error) error {
 
 // spawn starts the shim of a container and returns a connection to it. After an
 // error remove undoes what is left.
-func (r *Runtime) spawn(b Bundle, filter []byte) (c *shim.Conn, pid int, err error) {
+func (r *Runtime) spawn(b Bundle, bpf []byte) (c *shim.Conn, pid int, err error) {
 	if err := os.Mkdir(r.path(b.ID), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, 0, err
 	}
@@ -138,7 +138,7 @@ func (r *Runtime) spawn(b Bundle, filter []byte) (c *shim.Conn, pid int, err err
 	if c, err = shim.Dial(r.socket(b.ID)); err != nil {
 		return nil, 0, err
 	}
-	pid, err = r.start(b, filter, listener)
+	pid, err = r.start(b, bpf, listener)
 	if err != nil {
 		return nil, 0, errors.Join(err, c.Close())
 	}
@@ -146,11 +146,11 @@ func (r *Runtime) spawn(b Bundle, filter []byte) (c *shim.Conn, pid int, err err
 }
 
 // start writes the record and starts the process.
-func (r *Runtime) start(b Bundle, filter []byte, listener *os.File) (pid int, err error) {
+func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err error) {
 	spec, linux := *b.Spec, *b.Spec.Linux
 	linux.Seccomp, spec.Linux = nil, &linux
 	data, err := json.Marshal(record{
-		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: filter, Rootfs: b.Rootfs, Log: b.Log.Path,
+		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: bpf, Rootfs: b.Rootfs, Log: b.Log.Path,
 	})
 	if err != nil {
 		return 0, err

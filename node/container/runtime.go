@@ -26,9 +26,8 @@ type Runtime struct {
 	groups hierarchies
 	host   plan.Host
 
-	mu      sync.Mutex
-	busy    map[string]bool       // containers that are being created or deleted
-	filters map[filterKey]program // compiled seccomp profiles
+	mu   sync.Mutex
+	busy map[string]bool // containers that are being created or deleted
 }
 
 // Open prepares the directories of cfg and the program of the shims.
@@ -45,7 +44,7 @@ func Open(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("open container runtime: %w", err)
 		}
 	}
-	r := &Runtime{cfg: cfg, busy: map[string]bool{}, filters: map[filterKey]program{}}
+	r := &Runtime{cfg: cfg, busy: map[string]bool{}}
 	var err error
 	if r.groups, err = findHierarchies(cfg.CgroupParent); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)

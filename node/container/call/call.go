@@ -10,7 +10,11 @@
 // how both stay compatible.
 package call
 
-import "syscall"
+import (
+	"bytes"
+	"fmt"
+	"syscall"
+)
 
 // Reg is a register. It holds what a call returned, usually a descriptor.
 type Reg uint16
@@ -82,6 +86,22 @@ func (p *Program) target(l Label, i int) int {
 	default:
 		return p.labels[l]
 	}
+}
+
+// Check returns an error if the program is larger than Load takes, or has
+// strings that are not what the kernel would read.
+func (p *Program) Check() error {
+	if len(p.ops) > MaxOps || p.regs > MaxRegs {
+		return fmt.Errorf("%d system calls with %d values, at most %d and %d are possible", len(p.ops), p.regs, MaxOps, MaxRegs)
+	}
+	for _, op := range p.ops {
+		for _, a := range op.args {
+			if a.text && bytes.IndexByte(a.data, 0) >= 0 {
+				return fmt.Errorf("%q contains a zero byte", a.data)
+			}
+		}
+	}
+	return nil
 }
 
 // Op is one call.
@@ -195,6 +215,7 @@ type Arg struct {
 	n    uint64 // kindInt: number; kindReg, kindPatched: register; kindList: index in Program.lists
 	off  uint16 // kindPatched: position of the eight bytes
 	data []byte
+	text bool
 }
 
 // Int is a number.
@@ -203,9 +224,9 @@ func Int(n int) Arg { return Arg{kind: kindInt, n: uint64(n)} }
 // Get is what r holds when the call is made.
 func Get(r Reg) Arg { return Arg{kind: kindReg, n: uint64(r)} }
 
-// Str is the address of a string that ends with a zero byte. What follows a
-// zero byte in s is lost.
-func Str(s string) Arg { return Arg{kind: kindData, data: []byte(s)} }
+// Str is the address of a string that ends with a zero byte. Check refuses one
+// that has another zero byte, which the kernel would take for its end.
+func Str(s string) Arg { return Arg{kind: kindData, data: []byte(s), text: true} }
 
 // Data is the address of b. The kernel may write to it.
 func Data(b []byte) Arg { return Arg{kind: kindData, data: b} }

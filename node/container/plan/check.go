@@ -28,6 +28,11 @@ func check(in Input) error {
 	case in.Host.OverlayByName && strings.ContainsAny(in.Rootfs.Upper+in.Rootfs.Work, `,:\\`):
 		return unsupported("a comma, colon or backslash in the paths %s and %s on this kernel", in.Rootfs.Upper, in.Rootfs.Work)
 	}
+	for _, dir := range slices.Concat(in.Rootfs.Lowers, []string{in.Rootfs.Upper, in.Rootfs.Work}) {
+		if dir != "" && !path.IsAbs(dir) {
+			return fmt.Errorf("rootfs: %q is not an absolute path", dir)
+		}
+	}
 	l := s.Linux
 	for _, a := range []asked{
 		{"hooks", s.Hooks != nil && hooks(s.Hooks) > 0},

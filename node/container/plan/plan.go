@@ -115,6 +115,9 @@ func For(in Input) (*Create, error) {
 	if err := b.build(); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(b.parent.Check(), b.child.Check()); err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
 	create := &Create{
 		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, OOM: in.Spec.Process.OOMScoreAdj,
 		Prepare: b.parent, Send: b.send, Child: b.child,

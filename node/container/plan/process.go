@@ -204,5 +204,8 @@ func ForExec(s *specs.Spec, proc *specs.Process, seccomp []byte, pipe [3]bool) (
 	if err := process(child, proc, seccomp, root, false); err != nil {
 		return nil, err
 	}
+	if err := child.Check(); err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
 	return &Exec{OOM: proc.OOMScoreAdj, Enter: enter, Prepare: parent, Child: child}, nil
 }

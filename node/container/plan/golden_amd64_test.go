@@ -1,0 +1,71 @@
+package plan_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"berth.internal/node/container/plan"
+)
+
+// The golden files have the numbers of this processor's flags.
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (go test -update writes it; -want +got):\n%s", file, diff)
+	}
+}
+
+func TestGolden(t *testing.T) {
+	layers := plan.Rootfs{Lowers: []string{"/layers/base", "/layers/app"}, Upper: "/rw/c1/upper", Work: "/rw/c1/work"}
+	for _, tc := range []struct {
+		name string
+		set  func(*plan.Input)
+	}{
+		{"container.txt", func(*plan.Input) {}},
+		{"host-users.txt", func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = in.Spec.Linux.Namespaces[1:]
+			in.Spec.Linux.UIDMappings, in.Spec.Linux.GIDMappings = nil, nil
+			in.Spec.Process.NoNewPrivileges = true
+		}},
+		{"old-kernel.txt", func(in *plan.Input) { in.Host.OverlayByName = true }},
+		{"network-path.txt", func(in *plan.Input) { in.Spec.Linux.Namespaces[2].Path = "/run/netns/x" }},
+		{"read-only-layer.txt", func(in *plan.Input) { in.Rootfs = plan.Rootfs{Lowers: []string{"/layers/base"}} }},
+	} {
+		in := plan.Input{Spec: spec(), Rootfs: layers, Stdin: true, Seccomp: make([]byte, 16), Host: host()}
+		tc.set(&in)
+		p, err := plan.For(in)
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		golden(t, tc.name, fmt.Sprintf("flags %#x\nuid_map %q\ngid_map %q\nnetns %q\noom_score_adj %d\n\nshim:\n%s\nsend %v\n\nchild:\n%s", p.Flags, p.UIDMap, p.GIDMap, p.NetNS, *p.OOM, p.Prepare, p.Send, p.Child))
+	}
+}
+
+func TestGoldenExec(t *testing.T) {
+	proc := *spec().Process
+	proc.Args = []string{"/bin/sh"}
+	p, err := plan.ForExec(spec(), &proc, make([]byte, 16), [3]bool{false, true, true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "exec.txt", fmt.Sprintf("enter %#x\n\nshim:\n%s\nchild:\n%s", p.Enter, p.Prepare, p.Child))
+}

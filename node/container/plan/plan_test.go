@@ -1,0 +1,103 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container/call"
+	"berth.internal/node/container/plan"
+)
+
+// host is a node that exists on paper only.
+func host() plan.Host {
+	return plan.Host{
+		Cgroups: []plan.Cgroup{{Name: "cpu,cpuacct", Controllers: []string{"cpu", "cpuacct"}}, {Name: "systemd", Controllers: []string{"none", "name=systemd"}}, {Name: "unified"}},
+		Dir:     func(path string) (bool, error) { return !strings.HasSuffix(path, ".conf"), nil },
+	}
+}
+
+// spec is a container with one of everything.
+func spec() *specs.Spec {
+	score, umask := 100, uint32(0o27)
+	ids := []specs.LinuxIDMapping{{HostID: 200000, Size: 65536}}
+	caps := []string{"CAP_CHOWN", "CAP_NET_RAW"}
+	return &specs.Spec{
+		Process: &specs.Process{
+			Args: []string{"server", "-v"}, Env: []string{"PATH=/bin:/usr/bin", "A=b"}, Cwd: "/srv/data",
+			User:         specs.User{UID: 33, GID: 34, AdditionalGids: []uint32{5}, Umask: &umask},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 10, Hard: 20}}, OOMScoreAdj: &score,
+		},
+		Hostname: "box", Domainname: "example",
+		Root: &specs.Root{Readonly: true},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Options: []string{"nosuid", "mode=755"}},
+			{Destination: "/dev/pts", Type: "devpts", Options: []string{"newinstance", "gid=5"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Options: []string{"ro"}},
+			{Destination: "/srv/data", Type: "bind", Source: "/node/data", Options: []string{"rbind", "idmap", "ro", "rslave"}},
+			{Destination: "/etc/app.conf", Type: "bind", Source: "/node/app.conf", Options: []string{"bind", "rro"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.UserNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.CgroupNamespace},
+			},
+			UIDMappings: ids, GIDMappings: ids,
+			Sysctl:        map[string]string{"net.core.somaxconn": "5"},
+			MaskedPaths:   []string{"/proc/kcore"},
+			ReadonlyPaths: []string{"/proc/sys"},
+			Devices:       []specs.LinuxDevice{{Path: "/dev/dri/card0", Type: "c", Major: 226, GID: new(uint32)}},
+		},
+	}
+}
+
+// TestRootBeforePaths holds the order that makes paths inside of a container
+// harmless: none is looked up before the node's root is gone.
+func TestRootBeforePaths(t *testing.T) {
+	p, err := plan.For(plan.Input{Spec: spec(), Rootfs: plan.Rootfs{Lowers: []string{"/a", "/b"}, Upper: "/u/u", Work: "/u/w"}, Host: host()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, found := strings.Cut(p.Child.String(), "umount2(")
+	if !found || strings.Contains(before, "openat") || strings.Contains(before, "mkdirat") {
+		t.Errorf("before the node's root is gone:\n%s", before)
+	}
+}
+
+// FuzzFor gives any spec: a plan is one that a shim can load, or there is an
+// error.
+func FuzzFor(f *testing.F) {
+	seed, err := json.Marshal(spec())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed, "/l1", "/u/upper", "/u/work")
+	f.Fuzz(func(t *testing.T, text []byte, lower, upper, work string) {
+		var s specs.Spec
+		if json.Unmarshal(text, &s) != nil {
+			return
+		}
+		p, err := plan.For(plan.Input{Spec: &s, Rootfs: plan.Rootfs{Lowers: []string{lower, lower}, Upper: upper, Work: work}, Host: host()})
+		if err != nil {
+			return
+		}
+		for _, prog := range []*call.Program{p.Prepare, p.Child} {
+			if _, err := call.Load(prog.Encode()); err != nil {
+				t.Errorf("plan of %s cannot be loaded: %v", text, err)
+			}
+		}
+		if _, err := plan.ForExec(&s, s.Process, nil, [3]bool{}); err != nil && !errors.Is(err, plan.ErrUnsupported) {
+			t.Errorf("there is a plan for the container, not for exec: %v", err)
+		}
+	})
+}
