@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // defaultSocket is where a node listens and where commands look for it.
@@ -55,7 +56,8 @@ func explain(socket string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, os.ErrPermission):
+	// Moby's client keeps the cause to itself.
+	case client.IsErrConnectionFailed(err) && errors.Is(unix.Access(socket, unix.W_OK), os.ErrPermission):
 		return fmt.Errorf("the node's socket %s is not yours to use: try again with sudo", socket)
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("no node answers at %s: start one with: sudo berth node --registry URL --socket %s", socket, socket)

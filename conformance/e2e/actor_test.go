@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func (a *actor) find(re *regexp.Regexp) ([]string, error) {
 			}
 		}
 		if last {
-			return nil, fmt.Errorf("%s ended (%v) without a line that matches %s", a.name, a.err, re)
+			return nil, fmt.Errorf("%s ended without a line that matches %s: %w", a.name, re, cmp.Or(a.err, io.EOF))
 		}
 		select {
 		case <-more:
