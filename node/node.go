@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,10 @@ type Agent struct {
 	host   *host.Host
 	engine *engine.Engine
 }
+
+// pullsKept is how long the parts of a broken pull wait for it to be tried
+// again.
+const pullsKept = 24 * time.Hour
 
 // Open takes the node's part of the data directory and finds the containers
 // that were made before. ctx bounds Open only.
@@ -81,6 +86,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	}); err != nil {
 		return nil, err
 	}
+	// The containers hold their images again: what nobody holds may go.
+	if err := a.images.Sweep(pullsKept); err != nil {
+		return nil, err
+	}
 	machine, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("read the machine's name: %w", err)
@@ -121,6 +130,13 @@ func (a *Agent) Serve(ctx context.Context) error {
 		BaseContext:       func(net.Listener) context.Context { return connections },
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
+	sweeping, stopSweeping := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { a.sweep(sweeping) })
+	defer func() {
+		stopSweeping()
+		background.Wait()
+	}()
 	served := make(chan error, 1)
 	go func() { served <- hs.Serve(l) }()
 	a.log.Info("node is ready", "socket", a.cfg.Socket, "registry", a.cfg.Registry)
@@ -142,6 +158,22 @@ func (a *Agent) Serve(ctx context.Context) error {
 	}
 	a.log.Info("node has stopped; its containers run on")
 	return err
+}
+
+// sweep removes daily what broken pulls have left.
+func (a *Agent) sweep(ctx context.Context) {
+	daily := time.NewTicker(24 * time.Hour)
+	defer daily.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-daily.C:
+		}
+		if err := a.images.Sweep(pullsKept); err != nil {
+			a.log.Error("parts of broken pulls could not be removed", "error", err)
+		}
+	}
 }
 
 // Close gives back what Open took. Containers run on.

@@ -26,6 +26,10 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		conn.Close()
 		return nil, fmt.Errorf("the socket %s is in use by another node: stop that, or choose another with --socket", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
+		// A file that is no socket refuses, too.
+		if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("%s is there and no socket: choose another path with --socket", path)
+		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("remove stale socket: %w", err)
 		}
