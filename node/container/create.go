@@ -88,7 +88,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer closeConn(c)
 	prepare := p.Prepare.Encode()
 	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &shim.Create{
 		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,

@@ -78,7 +78,7 @@ func (r *Runtime) attach(ctx context.Context, id string, opts AttachOptions) (*S
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer closeConn(c)
 	p, err := openPipes(opts, false)
 	if err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 // Wait returns the exit code, 128 + n if signal n ended it. The process goes on
 // if ctx ends. Call it once.
 func (e *Exec) Wait(ctx context.Context) (int, error) {
-	defer e.c.Close()
+	defer closeConn(e.c)
 	resp, _, err := receive(ctx, e.c)
 	if err == nil && resp.ExitCode == nil {
 		err = errors.New("the shim sent no exit code")

@@ -56,13 +56,16 @@ func receive(ctx context.Context, c *shim.Conn) (shim.Response, []*os.File, erro
 	return resp, files, fmt.Errorf("%w: %s", kind, resp.Error.Message)
 }
 
+// closeConn closes a connection on which nothing is under way.
+func closeConn(c *shim.Conn) { _ = c.Close() }
+
 // ask sends a request to the shim of a container.
 func (r *Runtime) ask(ctx context.Context, id string, req shim.Request) (shim.Response, error) {
 	c, err := shim.Dial(r.socket(id))
 	if err != nil {
 		return shim.Response{}, err
 	}
-	defer c.Close()
+	defer closeConn(c)
 	resp, _, err := exchange(ctx, c, req, nil)
 	return resp, err
 }

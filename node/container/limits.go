@@ -143,7 +143,8 @@ func resources(r *specs.LinuxResources) (*cgroups.Resources, error) {
 		}
 	}
 	if m := r.Memory; m != nil {
-		if m.Kernel != nil || m.KernelTCP != nil || m.UseHierarchy != nil || m.CheckBeforeUpdate != nil || m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+		if m.Kernel != nil || //nolint:staticcheck // deprecated limits are limits that are refused, too
+			m.KernelTCP != nil || m.UseHierarchy != nil || m.CheckBeforeUpdate != nil || m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
 			return nil, fmt.Errorf("linux.resources.memory other than limit, reservation and swap: %w", ErrUnsupported)
 		}
 		out.Memory, out.MemoryReservation, out.MemorySwap = value(m.Limit), value(m.Reservation), value(m.Swap)

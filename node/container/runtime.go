@@ -83,12 +83,12 @@ func overlayByName() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("the kernel has no overlay file system, or this is not root: %w", err)
 	}
-	defer unix.Close(ctx) //nolint:errcheck // nothing was made with it
+	defer unix.Close(ctx)
 	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, err
 	}
-	defer unix.Close(root) //nolint:errcheck // opened for its name only
+	defer unix.Close(root)
 	return unix.FsconfigSetFd(ctx, "lowerdir+", root) != nil, nil
 }
 

@@ -114,7 +114,7 @@ func TestFork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd) //nolint:errcheck // a test
+	defer unix.Close(pidfd)
 	var ws syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &ws, 0, nil); err != nil || ws.ExitStatus() != 1 {
 		t.Errorf("child ended with %v, %v; want exit status 1", ws, err)
@@ -159,7 +159,7 @@ func TestForkClosesOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd) //nolint:errcheck // a test
+	defer unix.Close(pidfd)
 	if _, err := syscall.Wait4(pid, nil, 0, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -120,12 +120,12 @@ func fork(m *machine, args *cloneArgs, enter []Namespace, others []span) (pid ui
 		if errno == 0 && pid == 0 {
 			afterForkInChild()
 			for i := range others {
-				syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
+				_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
 			}
 			at, e := m.run()
 			m.tell(at, e)
 			for {
-				syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+				_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
 			}
 		}
 	}

@@ -100,7 +100,7 @@ func (m *machine) reg(i uintptr) *uintptr {
 //go:nocheckptr
 func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 	a := op.arg
-	for i := uintptr(0); i < maxArgs; i++ {
+	for i := range uintptr(maxArgs) {
 		if op.inRegs&(1<<i) != 0 {
 			a[i] = *m.reg(a[i])
 		}
@@ -145,7 +145,7 @@ func (m *machine) receive(socket, n, first uintptr) (got, errno uintptr) {
 		}
 		break
 	}
-	for i := uintptr(0); i < n; i++ {
+	for i := range n {
 		fd := *(*int32)(unsafe.Add(unsafe.Pointer(&m.oob), 16+4*i))
 		*m.reg(first + i) = uintptr(fd)
 	}

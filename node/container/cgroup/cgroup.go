@@ -65,7 +65,7 @@ func (g Group) Pids() ([]int, error) {
 				return ignoreGone(err)
 			}
 			b, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
-			for _, f := range bytes.Fields(b) {
+			for f := range bytes.FieldsSeq(b) {
 				if pid, err := strconv.Atoi(string(f)); err == nil && pid > 0 && !seen[pid] {
 					seen[pid] = true
 					pids = append(pids, pid)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 // defaultDevices are there in every container (runtime-spec config-linux.md,
 // "Default Devices"), but for /dev/console, which comes with a terminal.
 func defaultDevices() []specs.LinuxDevice {
-	mode := specsMode(0o666)
+	mode := new(fs.FileMode(0o666))
 	return []specs.LinuxDevice{
 		{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, FileMode: mode},
 		{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5, FileMode: mode},

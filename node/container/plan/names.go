@@ -2,7 +2,6 @@ package plan
 
 import (
 	"encoding/binary"
-	"io/fs"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -37,5 +36,3 @@ func rlimit(l specs.POSIXRlimit) call.Arg {
 	b := binary.NativeEndian.AppendUint64(nil, l.Soft)
 	return call.Data(binary.NativeEndian.AppendUint64(b, l.Hard))
 }
-
-func specsMode(m fs.FileMode) *fs.FileMode { return &m }

@@ -77,7 +77,7 @@ func atSocket(path string, fn func(name string) error) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir) //nolint:errcheck // opened for its name only
+	defer unix.Close(dir)
 	return fn(fmt.Sprintf("/proc/self/fd/%d/%s", dir, path[i+1:]))
 }
 
@@ -114,7 +114,7 @@ func (c *Conn) Send(v any, blob []byte, files ...*os.File) error {
 	n, serr := 0, error(nil)
 	err = raw.Write(func(fd uintptr) bool {
 		n, serr = unix.SendmsgN(int(fd), msg, oob, nil, unix.MSG_NOSIGNAL)
-		return serr != unix.EAGAIN
+		return !errors.Is(serr, unix.EAGAIN)
 	})
 	if err = errors.Join(err, serr); err != nil {
 		return fmt.Errorf("send: %w", err)
@@ -140,7 +140,7 @@ func (c *Conn) Receive(v any) (blob []byte, files []*os.File, err error) {
 	var rerr error
 	err = raw.Read(func(fd uintptr) bool {
 		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), head, oob, unix.MSG_CMSG_CLOEXEC)
-		return rerr != unix.EAGAIN
+		return !errors.Is(rerr, unix.EAGAIN)
 	})
 	if err = errors.Join(err, rerr); err != nil {
 		return nil, nil, fmt.Errorf("receive: %w", err)

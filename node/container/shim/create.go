@@ -327,9 +327,9 @@ func (s *shim) start() error {
 // classify says what an error of a program means for its caller, and which exit
 // code a shell would give it.
 func classify(err error) (code string, exit int) {
-	var f *call.Failure
+	f, ok := errors.AsType[*call.Failure](err)
 	switch {
-	case !errors.As(err, &f) || !f.Command:
+	case !ok || !f.Command:
 		return CodeFailed, ExitFailed
 	case f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR:
 		return CodeNoCommand, ExitNoCommand

@@ -37,8 +37,7 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 	_ = null.Close()
 	closeAll(files) // of the pipes only the process's ends stay, so that they end with it
 	if err != nil {
-		var coded *Error
-		if errors.As(err, &coded) {
+		if coded, ok := errors.AsType[*Error](err); ok {
 			return nil, coded
 		}
 		why, _ := classify(err)

@@ -88,10 +88,10 @@ func (s *shim) serve(l *os.File) error {
 			var aerr error
 			err := raw.Read(func(lfd uintptr) bool {
 				fd, _, aerr = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-				return aerr != unix.EAGAIN
+				return !errors.Is(aerr, unix.EAGAIN)
 			})
 			if err = errors.Join(err, aerr); err != nil {
-				if aerr == unix.ECONNABORTED || aerr == unix.EINTR {
+				if errors.Is(aerr, unix.ECONNABORTED) || errors.Is(aerr, unix.EINTR) {
 					continue
 				}
 				accepted <- fmt.Errorf("accept: %w", err)
@@ -111,7 +111,9 @@ func (s *shim) serve(l *os.File) error {
 	case <-s.done:
 	}
 	_ = l.Close() // nobody new; from here on the exit record speaks
-	<-accepted
+	if err := <-accepted; !errors.Is(err, os.ErrClosed) {
+		return err
+	}
 	s.requests.Wait()
 	s.copies.Wait() // who is attached may still be reading
 	return nil
@@ -121,7 +123,7 @@ func (s *shim) serve(l *os.File) error {
 func (s *shim) answer(c *Conn) {
 	defer s.requests.Done()
 	defer s.endIfEmpty()
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	// Whoever connects says what they want at once.
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	var req Request
@@ -179,8 +181,8 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	}
 	closeAll(files)
 	if err != nil {
-		var coded *Error
-		if !errors.As(err, &coded) {
+		coded, ok := errors.AsType[*Error](err)
+		if !ok {
 			coded = failf(CodeFailed, "%v", err)
 		}
 		return Response{Error: coded}, nil, after

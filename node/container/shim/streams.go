@@ -84,9 +84,9 @@ func (o *output) tee(b []byte) {
 	o.mu.Lock()
 	sinks := o.sinks
 	o.mu.Unlock()
-	for i := 0; i < len(sinks); i++ {
-		if _, err := sinks[i].Write(b); err != nil {
-			o.drop(sinks[i])
+	for _, s := range sinks {
+		if _, err := s.Write(b); err != nil {
+			o.drop(s)
 		}
 	}
 }
