@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -305,3 +306,8 @@ func (r repo) pushed(ref string) string {
 	r.put(ref, content, typeImage).want(http.StatusCreated)
 	return content
 }
+
+// span is a Content-Range of n bytes.
+func span(first, n int) string { return fmt.Sprintf("%d-%d", first, first+n-1) }
+
+func lastOf(content string) string { return strconv.Itoa(len(content) - 1) }

@@ -153,8 +153,8 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, t target) (storag
 		return storage.Session{}, nil, err
 	}
 	release := func(ended bool) {
+		h.uploads.leave(slot, ended) // first, so that the next one does not find a session that has ended
 		<-slot.busy
-		h.uploads.leave(slot, ended)
 	}
 	s, err := h.session(r, t) // again: another request may have ended it
 	if err == nil && moved {

@@ -31,7 +31,7 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 		if err != nil {
 			return err
 		}
-		if r.ContentLength != 0 || r.Header.Get("Content-Length") == "0" {
+		if r.ContentLength != 0 || want == want.Algorithm().FromBytes(nil) { // else the body is to come
 			if err := h.store(r, t.name, want, nil, ""); err != nil {
 				return err
 			}
@@ -246,6 +246,7 @@ func checkRange(w http.ResponseWriter, r *http.Request, t target, size int64) er
 	}
 	first, last, err := parseContentRange(head)
 	if err != nil {
+		locate(w, t.name, t.ref, size)
 		return oci.BlobUploadInvalid.With(err.Error(), nil).At(http.StatusRequestedRangeNotSatisfiable)
 	}
 	if first != size || (r.ContentLength >= 0 && last-first+1 != r.ContentLength) {

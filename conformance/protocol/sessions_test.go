@@ -1,0 +1,176 @@
+package protocol_test
+
+import (
+	"net/http"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// B, GET session: how far it is.
+func TestGetSession(t *testing.T) {
+	r := newRepo(t)
+	session := r.begin()
+	r.get(session).want(http.StatusNoContent, "Location: "+session, "Range: 0-0")
+	r.do(http.MethodPatch, session, text("1")).want(http.StatusAccepted, "Range: 0-0")
+	r.get(session).want(http.StatusNoContent, "Location: "+session, "Range: 0-0")
+	r.do(http.MethodPatch, session, text("23")).want(http.StatusAccepted, "Range: 0-2")
+	r.get(session).want(http.StatusNoContent, "Location: "+session, "Range: 0-2")
+	r.get("blobs/uploads/unknown").wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+}
+
+// B: a session is of its repository.
+func TestSessionOfAnotherRepository(t *testing.T) {
+	r := newRepo(t)
+	a := r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted)
+	other := r.called(r.name + "/other")
+	path := "blobs/uploads/" + a.header.Get("Docker-Upload-UUID")
+	for _, fresh := range []bool{true, false} {
+		other.get(path).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+		other.do(http.MethodPatch, path, text("content")).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+		other.do(http.MethodPut, with(path, "digest", sha("content")), text("content")).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+		other.delete(path).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+		if fresh {
+			r.do(http.MethodPatch, path, text("content")).want(http.StatusAccepted)
+		}
+	}
+	r.do(http.MethodPut, with(path, "digest", sha("content")), nil).want(http.StatusCreated)
+}
+
+// B, DELETE session (F: end-14): it is gone, with its bytes or without.
+func TestDeleteSession(t *testing.T) {
+	for name, content := range sizes() {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			session := r.begin()
+			if content != "" {
+				r.do(http.MethodPatch, session, text(content)).want(http.StatusAccepted)
+			}
+			r.delete(session).want(http.StatusNoContent)
+			r.get(session).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+			r.do(http.MethodPatch, session, text("more")).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+			r.do(http.MethodPut, with(session, "digest", sha(content)), nil).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+			r.delete(session).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+			r.head("blobs/" + sha(content)).want(http.StatusNotFound)
+		})
+	}
+}
+
+// atOnce does something many times at once and returns the statuses.
+func atOnce(t *testing.T, n int, do func(i int) (answer, error)) map[int]int {
+	t.Helper()
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			a, err := do(i)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[a.status]++
+		})
+	}
+	all.Wait()
+	return statuses
+}
+
+// B: uploads of one digest at once all succeed.
+func TestConcurrentUploads(t *testing.T) {
+	for name, content := range map[string]string{"small": "at once", "large": large("at once")} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			d := sha(content)
+			sessions := make([]string, 16)
+			for i := range sessions {
+				sessions[i] = r.begin()
+				if i%2 == 0 {
+					r.do(http.MethodPatch, sessions[i], text(content)).want(http.StatusAccepted)
+				}
+			}
+			if got := atOnce(t, len(sessions), func(i int) (answer, error) {
+				body := content
+				if i%2 == 0 {
+					body = ""
+				}
+				return r.try(http.MethodPut, with(sessions[i], "digest", d), text(body))
+			}); got[http.StatusCreated] != len(sessions) {
+				t.Errorf("%d uploads at once have statuses %v, want only 201", len(sessions), got)
+			}
+			if got := r.get("blobs/" + d).want(http.StatusOK).body; string(got) != content {
+				t.Errorf("the blob has %d bytes, want %d", len(got), len(content))
+			}
+		})
+	}
+}
+
+// B: of chunks that go to the same place at once, one gets there and the others
+// get 416.
+func TestConcurrentPatches(t *testing.T) {
+	r := newRepo(t)
+	content := large("one of them")
+	session := r.begin()
+	const n = 8
+	if got := atOnce(t, n, func(int) (answer, error) {
+		return r.try(http.MethodPatch, session, streamed(content), "Content-Range: 0-"+lastOf(content))
+	}); got[http.StatusAccepted] != 1 || got[http.StatusRequestedRangeNotSatisfiable] != n-1 {
+		t.Errorf("%d chunks for one place have statuses %v, want one 202 and the others 416", n, got)
+	}
+	r.get(session).want(http.StatusNoContent, "Range: 0-"+lastOf(content))
+	r.do(http.MethodPut, with(session, "digest", sha(content)), nil).want(http.StatusCreated)
+}
+
+// B: of requests that end a session at once, one does.
+func TestConcurrentPuts(t *testing.T) {
+	r := newRepo(t)
+	session := r.begin()
+	const n = 8
+	got := atOnce(t, n, func(int) (answer, error) {
+		return r.try(http.MethodPut, with(session, "digest", sha("content")), text("content"))
+	})
+	if got[http.StatusCreated] != 1 || got[http.StatusNotFound]+got[http.StatusRequestedRangeNotSatisfiable] != n-1 {
+		t.Errorf("%d ends of one session have statuses %v, want one 201 and the others 404 or 416", n, got)
+	}
+	r.get(session).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+}
+
+// B: what was acknowledged of an upload outlives the registry's process, and the
+// upload goes on without reading it again.
+func TestSessionSurvivesKill(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	first, err := serve(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := map[string]string{}
+	r := repoIn(t, first)
+	for _, c := range []string{"hello, berth", large("survives")} {
+		session := r.begin()
+		r.do(http.MethodPatch, session, streamed(c)).want(http.StatusAccepted)
+		content[session] = c
+	}
+	if err := first.end(syscall.SIGKILL); err == nil {
+		t.Fatal("the registry ended well, but was killed")
+	}
+	second, err := serve(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := second.stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	r.url = second.url
+	for session, c := range content {
+		r.get(session).want(http.StatusNoContent, "Range: 0-"+lastOf(c))
+		r.do(http.MethodPatch, session, text(" and more"), "Content-Range: "+span(len(c), 9)).want(http.StatusAccepted)
+		r.do(http.MethodPut, with(session, "digest", sha(c+" and more")), nil).want(http.StatusCreated)
+		if got := r.get("blobs/" + sha(c+" and more")).want(http.StatusOK).body; string(got) != c+" and more" {
+			t.Errorf("the blob has %d bytes, want %d", len(got), len(c)+9)
+		}
+	}
+}
