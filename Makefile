@@ -30,12 +30,17 @@ test: deps build ## gofmt, vet, unit tests with the race detector, stories with 
 bench: deps build ## compare berth with other registries on this machine
 	cd conformance && go run ./bench -berth $(BERTH) -peer /usr/bin/docker-registry $(BENCH)
 
-soak: ## fuzz every parser, a minute each
+FUZZTIME   ?= 60s
+POWER_CUTS ?= 300
+
+soak: build ## fuzz every parser, FUZZTIME each, and cut the power POWER_CUTS times
 	for package in $$(go list ./...); do \
 		for fuzz in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-			go test -run '^$$' -fuzz "^$$fuzz$$" -fuzztime 60s $$package || exit 1; \
+			echo "$$package $$fuzz"; \
+			go test -run '^$$' -fuzz "^$$fuzz$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package || exit 1; \
 		done; \
 	done
+	cd conformance && POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 2h -run PowerCuts -v ./powercut
 
 run: build ## start berth here and show what it does
 	deploy/run.sh
