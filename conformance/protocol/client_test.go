@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -286,7 +285,7 @@ func (r repo) image(config string, layers ...string) manifest {
 }
 
 func index(children ...descriptor) manifest {
-	children = slices.Concat([]descriptor{}, children) // [], not null
+	children = append([]descriptor{}, children...) // [], not null
 	return manifest{MediaType: typeIndex, Manifests: &children}
 }
 
@@ -311,3 +310,14 @@ func (r repo) pushed(ref string) string {
 func span(first, n int) string { return fmt.Sprintf("%d-%d", first, first+n-1) }
 
 func lastOf(content string) string { return strconv.Itoa(len(content) - 1) }
+
+// tags returns the tags in one page of the list.
+func (r repo) tags(path string) []string {
+	r.t.Helper()
+	var list struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}
+	r.get(path).want(http.StatusOK, "Content-Type: application/json").decode(&list)
+	return list.Tags
+}

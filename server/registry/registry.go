@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -170,7 +171,7 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 	var errs []*oci.Error
 	switch {
 	case errors.As(err, &missing): // one error for each, as clients expect
-		for _, d := range missing.Digests {
+		for _, d := range slices.Compact(slices.Sorted(slices.Values(missing.Digests))) {
 			errs = append(errs, oci.ManifestBlobUnknown.With("", d))
 		}
 		e = oci.ManifestBlobUnknown
