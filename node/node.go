@@ -32,6 +32,7 @@ type Agent struct {
 	cfg    Config
 	log    *slog.Logger
 	dir    *datadir.Dir
+	run    string // sockets of the shims
 	images *image.Store
 	rt     *container.Runtime
 	host   *host.Host
@@ -71,8 +72,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	if a.images, err = image.Open(a.dir.Path("images"), image.Options{Logger: log}); err != nil {
 		return nil, err
 	}
+	a.run = filepath.Join("/run/berth", id.short())
 	if a.rt, err = container.Open(container.Config{
-		Root: a.dir.Path("containers"), Run: filepath.Join("/run/berth", id.short()), CgroupParent: "berth-" + id.short(), Init: cfg.Init, Log: log,
+		Root: a.dir.Path("containers"), Run: a.run, CgroupParent: "berth-" + id.short(), Init: cfg.Init, Log: log,
 	}); err != nil {
 		return nil, err
 	}
@@ -184,6 +186,7 @@ func (a *Agent) Close() error {
 	}
 	if a.rt != nil {
 		errs = append(errs, a.rt.Close())
+		_ = os.Remove(a.run) // stays unless it is empty: shims listen there
 	}
 	if a.dir != nil {
 		errs = append(errs, a.dir.Close())
