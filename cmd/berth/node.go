@@ -12,7 +12,7 @@ import (
 )
 
 func newNode(std stdio) *cobra.Command {
-	cmd := &cobra.Command{
+	return daemon(std, &cobra.Command{
 		Use:   "node [flags]",
 		Short: "Run the registry's images on this machine",
 		Long: `Run the registry's images on this machine. The node answers the Docker Engine API
@@ -20,27 +20,7 @@ on a socket, for berth's own commands and for docker -H unix://PATH. It needs
 root. When it stops, its containers run on. ` + settingsHelp,
 		Example: `  sudo berth node --registry http://10.0.0.1:5000
   sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com`,
-		GroupID: groupRun,
-		Args:    cobra.NoArgs,
-	}
-	var logs logOptions
-	logs.flags(cmd.Flags())
-	settle := settings(cmd, defaultNode, nodeFlags)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := settle()
-		if err != nil {
-			return misuse(err)
-		}
-		if err := cfg.Validate(); err != nil {
-			return misuse(err)
-		}
-		log, err := logs.logger(std)
-		if err != nil {
-			return misuse(err)
-		}
-		return runNode(cmd.Context(), cfg, log)
-	}
-	return cmd
+	}, defaultNode, nodeFlags, runNode)
 }
 
 func defaultNode() node.Config {

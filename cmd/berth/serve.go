@@ -16,34 +16,14 @@ import (
 )
 
 func newServe(std stdio) *cobra.Command {
-	cmd := &cobra.Command{
+	return daemon(std, &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Serve the registry",
 		Long:  "Serve the registry. " + settingsHelp,
 		Example: `  berth serve --data /srv/berth
   berth serve --config /etc/berth.yaml
   berth serve --listen :5000 --anonymous pull    others may pull`,
-		GroupID: groupRun,
-		Args:    cobra.NoArgs,
-	}
-	var logs logOptions
-	logs.flags(cmd.Flags())
-	settle := settings(cmd, server.DefaultConfig, serveFlags)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := settle()
-		if err != nil {
-			return misuse(err)
-		}
-		if err := cfg.Validate(); err != nil {
-			return misuse(err)
-		}
-		log, err := logs.logger(std)
-		if err != nil {
-			return misuse(err)
-		}
-		return serve(cmd.Context(), cfg, log)
-	}
-	return cmd
+	}, server.DefaultConfig, serveFlags, serve)
 }
 
 func serveFlags(f *pflag.FlagSet, cfg *server.Config) {

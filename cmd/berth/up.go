@@ -22,39 +22,19 @@ type upConfig struct {
 }
 
 func newUp(std stdio) *cobra.Command {
-	cmd := &cobra.Command{
+	return daemon(std, &cobra.Command{
 		Use:   "up [flags]",
 		Short: "Serve the registry and run its images on this machine",
 		Long: `Serve the registry and run its images on this machine, in one process and with
 one data directory. Without root there is only the registry. ` + settingsHelp,
 		Example: `  sudo berth up
   sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
-		GroupID: groupRun,
-		Args:    cobra.NoArgs,
-	}
-	var logs logOptions
-	logs.flags(cmd.Flags())
-	settle := settings(cmd, func() upConfig {
+	}, func() upConfig {
 		return upConfig{Server: server.DefaultConfig(), Socket: node.DefaultConfig().Socket}
 	}, func(f *pflag.FlagSet, cfg *upConfig) {
 		serveFlags(f, &cfg.Server)
 		nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
-	})
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := settle()
-		if err != nil {
-			return misuse(err)
-		}
-		if err := cfg.validate(); err != nil {
-			return misuse(err)
-		}
-		log, err := logs.logger(std)
-		if err != nil {
-			return misuse(err)
-		}
-		return up(cmd.Context(), cfg, log)
-	}
-	return cmd
+	}, up)
 }
 
 // node is the configuration of the node beside a registry at address.
@@ -64,7 +44,8 @@ func (c upConfig) node(address string) node.Config {
 	return cfg
 }
 
-func (c upConfig) validate() error {
+// Validate returns all that is wrong with the configuration.
+func (c upConfig) Validate() error {
 	return errors.Join(c.Server.Validate(), c.node(c.Server.Listen).Validate())
 }
 
