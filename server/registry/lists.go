@@ -105,8 +105,8 @@ func link(w http.ResponseWriter, r *http.Request, q url.Values) {
 }
 
 // maxReferrers bounds the size of one page of referrers, in bytes: clients read
-// no larger index.
-const maxReferrers = 4 << 20
+// no larger index. Some of them are for the index around the descriptors.
+const maxReferrers = 4<<20 - 128
 
 // referrers answers end-12a and end-12b: an index of the manifests whose
 // subject is the digest.
@@ -120,7 +120,7 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, t target) er
 	index := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{}}
 	after := digest.Digest(q.Get("last"))
 	for size := 0; ; {
-		const batch = 100
+		const batch = 16 // few, since each may be as large as a manifest
 		some, err := h.Index.Referrers(r.Context(), t.name, d, wanted, after, batch)
 		if err != nil {
 			return err

@@ -1,0 +1,105 @@
+package protocol_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// D, errors: the spec's JSON, status and code, as docker's clients know them,
+// and in HEAD no body.
+func TestErrors(t *testing.T) {
+	r := newRepo(t)
+	r.pushed("v1")
+	d := sha("absent")
+	for _, tc := range []struct {
+		method, path string
+		status       int
+		code         string
+	}{
+		{http.MethodGet, "blobs/" + d, 404, "BLOB_UNKNOWN"},
+		{http.MethodHead, "blobs/" + d, 404, ""},
+		{http.MethodDelete, "blobs/" + d, 404, "BLOB_UNKNOWN"},
+		{http.MethodGet, "blobs/sha256:x", 400, "DIGEST_INVALID"},
+		{http.MethodHead, "blobs/sha256:x", 400, ""},
+		{http.MethodGet, "manifests/" + d, 404, "MANIFEST_UNKNOWN"},
+		{http.MethodHead, "manifests/absent", 404, ""},
+		{http.MethodDelete, "manifests/absent", 404, "MANIFEST_UNKNOWN"},
+		{http.MethodPut, "manifests/v2", 400, "MANIFEST_INVALID"},
+		{http.MethodGet, "blobs/uploads/absent", 404, "BLOB_UPLOAD_UNKNOWN"},
+		{http.MethodPatch, "blobs/uploads/absent", 404, "BLOB_UPLOAD_UNKNOWN"},
+		{http.MethodPut, "blobs/uploads/absent?digest=" + d, 404, "BLOB_UPLOAD_UNKNOWN"},
+		{http.MethodDelete, "blobs/uploads/absent", 404, "BLOB_UPLOAD_UNKNOWN"},
+		{http.MethodGet, "/v2/unknown/tags/list", 404, "NAME_UNKNOWN"},
+		{http.MethodGet, "/v2/UPPER/tags/list", 400, "NAME_INVALID"},
+		{http.MethodPost, "blobs/uploads/?digest=x", 400, "DIGEST_INVALID"},
+		{http.MethodGet, "nothing/of/the/spec", 404, "UNSUPPORTED"},
+		{http.MethodGet, "/v2/x", 404, "UNSUPPORTED"},
+	} {
+		t.Run(tc.method+" "+tc.path, func(t *testing.T) {
+			a := r.in(t).do(tc.method, tc.path, nil).want(tc.status, "Docker-Distribution-Api-Version: registry/2.0")
+			if tc.method == http.MethodHead {
+				if len(a.body) > 0 {
+					t.Errorf("HEAD answers a body: %s", a.body)
+				}
+				return
+			}
+			f := a.wantError(tc.status, tc.code)
+			if len(f.Errors) != 1 || f.Errors[0].Message == "" {
+				t.Errorf("%s = %s, want one error with a message", a.request, a.body)
+			}
+		})
+	}
+}
+
+// D, errors: a method that a path does not have is 405, with those it has.
+func TestMethods(t *testing.T) {
+	r := newRepo(t)
+	d := sha("absent")
+	for path, allowed := range map[string]string{
+		"/v2/":             "GET, HEAD",
+		"/v2/_catalog":     "GET, HEAD",
+		"tags/list":        "GET, HEAD",
+		"referrers/" + d:   "GET, HEAD",
+		"manifests/v1":     "DELETE, GET, HEAD, PUT",
+		"blobs/" + d:       "DELETE, GET, HEAD",
+		"blobs/uploads/":   "POST",
+		"blobs/uploads/id": "DELETE, GET, HEAD, PATCH, PUT",
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, "BREW"} {
+			if strings.Contains(allowed, method) {
+				continue
+			}
+			a := r.do(method, path, nil).want(http.StatusMethodNotAllowed, "Allow: "+allowed)
+			if method != http.MethodHead {
+				a.wantError(http.StatusMethodNotAllowed, "UNSUPPORTED")
+			}
+		}
+	}
+}
+
+// D: every answer carries the version of the API, and /v2/ says that this is a
+// registry.
+func TestVersionHeader(t *testing.T) {
+	r := newRepo(t)
+	d := r.blob("content")
+	r.pushed("v1")
+	version := "Docker-Distribution-Api-Version: registry/2.0"
+	r.get("/v2/").want(http.StatusOK, version)
+	r.head("/v2/").want(http.StatusOK, version)
+	for _, path := range []string{"/v2", "/v2/_catalog", "tags/list", "manifests/v1", "blobs/" + d, "referrers/" + d} {
+		r.get(path).want(http.StatusOK, version)
+	}
+	r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted, version)
+}
+
+// D and F, ns=: what containerd tells a mirror comes back as OCI-Namespace.
+func TestNamespace(t *testing.T) {
+	r := newRepo(t)
+	m := r.pushed("v1")
+	for _, path := range []string{"/v2/?ns=docker.io", "manifests/v1?ns=docker.io", "manifests/" + sha(m) + "?ns=docker.io", "blobs/" + r.blob("content") + "?ns=docker.io"} {
+		r.get(path).want(http.StatusOK, "OCI-Namespace: docker.io")
+		r.head(path).want(http.StatusOK, "OCI-Namespace: docker.io")
+	}
+	r.get("manifests/v1").want(http.StatusOK, "OCI-Namespace: ")
+}
