@@ -1,12 +1,18 @@
 package registry
 
 import (
+	"math/big"
+	"mime"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth.internal/internal/oci"
 )
@@ -65,20 +71,72 @@ func FuzzContentRange(f *testing.F) {
 	for _, s := range []string{"0-1023", "bytes 5-9/*", "5-0", "-1-2", "0-99999999999999999999", "bytes 0-0/1"} {
 		f.Add(s)
 	}
-	grammar := regexp.MustCompile(`^(?:bytes )?([0-9]+)-([0-9]+)(?:/.*)?$`)
+	grammar := regexp.MustCompile(`(?s)^(?:bytes )?([0-9]+)-([0-9]+)(?:/(?s:.*))?$`)
 	f.Fuzz(func(t *testing.T, s string) {
 		first, last, err := parseContentRange(s)
-		m := grammar.FindStringSubmatch(s)
+		legal := false
+		var a, z int64
+		if m := grammar.FindStringSubmatch(s); m != nil {
+			var errA, errZ error
+			a, errA = strconv.ParseInt(m[1], 10, 63)
+			z, errZ = strconv.ParseInt(m[2], 10, 63)
+			legal = errA == nil && errZ == nil && a <= z
+		}
+		if legal != (err == nil) {
+			t.Fatalf("parseContentRange(%q) = %v, but the grammar says legal=%v", s, err, legal)
+		}
+		if legal && (first != a || last != z) {
+			t.Fatalf("parseContentRange(%q) = %d-%d, want %d-%d", s, first, last, a, z)
+		}
+	})
+}
+
+// FuzzAccepts holds the reading of Accept against the media type parser of the
+// standard library, for what that can read.
+func FuzzAccepts(f *testing.F) {
+	for _, s := range []string{v1.MediaTypeImageIndex, "*/*", "text/html, " + v1.MediaTypeImageIndex + ";q=0.5", "application/*", "", ",", "Application/Vnd.Oci.Image.Index.V1+JSON"} {
+		f.Add(s, "text/html")
+	}
+	f.Fuzz(func(t *testing.T, one, two string) {
+		want := false
+		for part := range strings.SplitSeq(one+","+two, ",") {
+			mediaType, _, err := mime.ParseMediaType(part)
+			if err != nil && strings.TrimSpace(part) != "" {
+				return
+			}
+			want = want || mediaType == v1.MediaTypeImageIndex || mediaType == "*/*" || mediaType == "application/*"
+		}
+		if got := accepts([]string{one, two}, v1.MediaTypeImageIndex); got != want {
+			t.Errorf("accepts(%q, %q) = %v, want %v", one, two, got, want)
+		}
+	})
+}
+
+// FuzzPage asks for a page of a list that is known.
+func FuzzPage(f *testing.F) {
+	for _, s := range []string{"", "0", "1", "-1", "99999999999999999999", "+1", "1_0", "x"} {
+		f.Add(s, "b")
+	}
+	all := []string{"a", "b", "c", "d"}
+	f.Fuzz(func(t *testing.T, n, last string) {
+		p, err := readPage(url.Values{"n": {n}, "last": {last}})
+		count, ok := new(big.Int).SetString(n, 10)
+		if legal := ok && count.Sign() >= 0 && count.IsInt64(); legal != (err == nil) {
+			t.Fatalf("readPage(n=%q) = %v, want legal=%v", n, err, legal)
+		}
 		if err != nil {
 			return
 		}
-		if m == nil || first > last || first < 0 {
-			t.Fatalf("parseContentRange(%q) = %d, %d", s, first, last)
+		if p.last != last || p.n < 0 || p.n > maxPage {
+			t.Fatalf("readPage(n=%q, last=%q) = %+v", n, last, p)
 		}
-		a, _ := strconv.ParseInt(m[1], 10, 64)
-		z, _ := strconv.ParseInt(m[2], 10, 64)
-		if a != first || z != last {
-			t.Fatalf("parseContentRange(%q) = %d-%d, want %d-%d", s, first, last, a, z)
+		w := httptest.NewRecorder()
+		got := p.cut(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/_catalog", nil), all[:min(len(all), p.n+1)])
+		if want := all[:min(len(all), p.n)]; !slices.Equal(got, want) || got == nil {
+			t.Errorf("n=%q of %q gives %q, want %q", n, all, got, want)
+		}
+		if more := p.n > 0 && p.n < len(all); more != (w.Header().Get("Link") != "") {
+			t.Errorf("n=%q of %q links to %q, want a link: %v", n, all, w.Header().Get("Link"), more)
 		}
 	})
 }
