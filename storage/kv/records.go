@@ -205,7 +205,7 @@ func (t tx) lease(name string) (storage.Lease, error) {
 		return storage.Lease{Name: name}, nil
 	}
 	f := readRow(v)
-	l := storage.Lease{Name: name, Holder: f.text(), Expires: fromNanos(int64(f.uint())), Token: f.uint()}
+	l := storage.Lease{Name: name, Holder: f.text(), Expires: fromNanos(f.int()), Token: f.uint()}
 	return l, f.end("a lease")
 }
 

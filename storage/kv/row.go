@@ -3,6 +3,7 @@ package kv
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 
 	"berth.internal/storage"
@@ -64,6 +65,16 @@ func (f *fields) text() string {
 	return s
 }
 
+// int returns a number that int64 holds, as all sizes and times are.
+func (f *fields) int() int64 {
+	n := f.uint()
+	if n > math.MaxInt64 {
+		f.rest, f.bad = "", true
+		return 0
+	}
+	return int64(n)
+}
+
 // list returns the number of elements that follow, each at least one byte long.
 func (f *fields) list() int {
 	n := f.uint()
@@ -96,7 +107,7 @@ func (p place) row() row {
 
 func readPlace(v []byte) (place, error) {
 	f := readRow(v)
-	p := place{size: int64(f.uint()), key: storage.Key(f.text()), inline: f.uint()}
+	p := place{size: f.int(), key: storage.Key(f.text()), inline: f.uint()}
 	return p, f.end("a content")
 }
 
@@ -138,10 +149,10 @@ func manifestRow(m storage.Manifest) row {
 func readManifest(v []byte) (storage.Manifest, error) {
 	f := readRow(v)
 	var m storage.Manifest
-	m.Size = int64(f.uint())
+	m.Size = f.int()
 	m.MediaType, m.ArtifactType = f.text(), f.text()
 	m.Subject = digest.Digest(f.text())
-	m.Pushed = fromNanos(int64(f.uint()))
+	m.Pushed = fromNanos(f.int())
 	if n := f.list(); n > 0 {
 		m.Annotations = make(map[string]string, n)
 		for range n {
