@@ -1,0 +1,155 @@
+package registry
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth.internal/storage"
+)
+
+// small is a store on a disk that has little room left.
+type small struct {
+	storage.Store
+	room int64 // bytes of one upload
+}
+
+func (s small) Create(ctx context.Context, alg digest.Algorithm) (storage.Upload, error) {
+	up, err := s.Store.Create(ctx, alg)
+	return smallUpload{up, s.room}, err
+}
+
+type smallUpload struct {
+	storage.Upload
+	room int64
+}
+
+func (u smallUpload) Write(p []byte) (int, error) {
+	fits := min(int64(len(p)), u.room-u.Size())
+	n, err := u.Upload.Write(p[:fits])
+	if err == nil && n < len(p) {
+		err = storage.NoSpace(syscall.ENOSPC)
+	}
+	return n, err
+}
+
+// TestDiskFillsUp lets the disk get full in the middle of each way to push.
+// Nothing is named, and a session goes on when there is room again.
+func TestDiskFillsUp(t *testing.T) {
+	content := strings.Repeat("x", storage.InlineMax+2)
+	d := digest.FromString(content).String()
+	for _, tc := range []struct {
+		name, method, query string
+		resumes             bool
+	}{
+		{"POST", "POST", "?digest=" + d, false},
+		{"PATCH", "PATCH", "", true},
+		{"PUT", "PUT", "?digest=" + d, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHandler(t)
+			store := h.Store
+			h.Store = small{store, storage.InlineMax + 1}
+			to := "/v2/a/blobs/uploads/"
+			if tc.resumes {
+				to = must(t, h, "POST", to, "", 202).Header().Get("Location")
+			}
+			w := must(t, h, tc.method, to+tc.query, content, 507)
+			if code(t, w) != "UNKNOWN" || !strings.Contains(w.Body.String(), "disk is full") {
+				t.Errorf("%s on a full disk = %s, want the reason", tc.method, w.Body)
+			}
+			must(t, h, "HEAD", "/v2/a/blobs/"+d, "", 404)
+			for key, err := range store.Keys(t.Context()) {
+				t.Errorf("the store holds %s (%v)", key, err)
+			}
+			if !tc.resumes {
+				for id, err := range store.Uploads(t.Context()) {
+					t.Errorf("upload %s stays behind (%v)", id, err)
+				}
+				return
+			}
+			h.Store = store
+			held := 0
+			if tc.name == "PATCH" { // what fitted is kept
+				held = storage.InlineMax + 1
+			}
+			must(t, h, "PUT", to+"?digest="+d, content[held:], 201)
+			must(t, h, "HEAD", "/v2/a/blobs/"+d, "", 200)
+		})
+	}
+}
+
+// TestManifestOnFullDisk pushes a manifest that is too large for the index.
+func TestManifestOnFullDisk(t *testing.T) {
+	h := newHandler(t)
+	m := image(t, h, "a", `,"annotations":{"filler":"`+strings.Repeat("x", storage.InlineMax)+`"}`)
+	store := h.Store
+	h.Store = small{store, 1000}
+	must(t, h, "PUT", "/v2/a/manifests/1", m, 507)
+	must(t, h, "GET", "/v2/a/manifests/1", "", 404)
+	must(t, h, "GET", "/v2/a/manifests/"+digest.FromString(m).String(), "", 404)
+	h.Store = store
+	must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+}
+
+// TestLostBytes reads what the index names and the store does not have.
+func TestLostBytes(t *testing.T) {
+	h := newHandler(t)
+	d := pushBlob(t, h, "a", strings.Repeat("x", storage.InlineMax+1)).String()
+	for key := range h.Store.Keys(t.Context()) {
+		if err := h.Store.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := must(t, h, "GET", "/v2/a/blobs/"+d, "", 500)
+	if code(t, w) != "UNKNOWN" || strings.Contains(w.Body.String(), d[len("sha256:"):]) {
+		t.Errorf("the answer is %s, want no more than UNKNOWN", w.Body)
+	}
+	if tag := w.Header().Get("Etag"); tag != "" {
+		t.Errorf("an error has the entity tag %s", tag)
+	}
+}
+
+// TestSessionsAreTheirOwners tries everything with the session of somebody else.
+func TestSessionsAreTheirOwners(t *testing.T) {
+	h := newHandler(t)
+	d := digest.FromString("content").String()
+	to := must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202, "X-User", "ann").Header().Get("Location")
+	for _, begun := range []string{"in memory", "stored"} {
+		for method, path := range map[string]string{"GET": to, "PATCH": to, "PUT": to + "?digest=" + d, "DELETE": to} {
+			if w := must(t, h, method, path, "content", 404, "X-User", "bob"); code(t, w) != "BLOB_UPLOAD_UNKNOWN" {
+				t.Errorf("%s, %s: %s", begun, method, w.Body)
+			}
+		}
+		if begun == "in memory" {
+			must(t, h, "PATCH", to, "content", 202, "X-User", "ann")
+		}
+	}
+	must(t, h, "PUT", to+"?digest="+d, "", 201, "X-User", "ann")
+}
+
+// TestBrokenPut ends the client in the middle of a last chunk: the session is as
+// it was before it.
+func TestBrokenPut(t *testing.T) {
+	h := newHandler(t)
+	d := digest.FromString("content").String()
+	to := must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202).Header().Get("Location")
+	must(t, h, "PATCH", to, "con", 202)
+	for range 2 {
+		r := httptest.NewRequestWithContext(t.Context(), "PUT", to+"?digest="+d, io.MultiReader(strings.NewReader("te"), goneClient{}))
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != http.StatusBadRequest {
+			t.Errorf("the broken PUT = %d %s, want 400", w.Code, w.Body)
+		}
+		if held := must(t, h, "GET", to, "", 204).Header().Get("Range"); held != "0-2" {
+			t.Errorf("after the broken PUT the session is at %s, want 0-2", held)
+		}
+	}
+	must(t, h, "PUT", to+"?digest="+d, "tent", 201, "Content-Range", "3-6")
+}
