@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -114,6 +115,45 @@ func TestHealthAndMetrics(t *testing.T) {
 	}
 	if err := index.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// mute is an index that does not answer, or whose driver has a bug.
+type mute struct {
+	storage.Index
+	bug bool
+}
+
+func (m mute) Repositories(context.Context, string, int) ([]string, error) {
+	if m.bug {
+		panic("a bug")
+	}
+	return nil, errors.New("input/output error at /srv/berth")
+}
+
+func TestNotReady(t *testing.T) {
+	s, index := newServer(t, nil)
+	s.storage.Index = mute{Index: index}
+	w := get(t, s.Handler(), "GET", "/readyz", "")
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "/srv") {
+		t.Errorf("GET /readyz = %d %s, want 503 without what only the log may say", w.Code, w.Body)
+	}
+	if w := get(t, s.Handler(), "GET", "/healthz", ""); w.Code != http.StatusOK {
+		t.Errorf("GET /healthz = %d, want 200: the process lives", w.Code)
+	}
+}
+
+// TestPanic lets a request run into a bug: its client is told, and the next one
+// is served.
+func TestPanic(t *testing.T) {
+	s, index := newServer(t, nil)
+	s.storage.Index = mute{Index: index, bug: true}
+	w := get(t, s.Handler(), "GET", "/readyz", "")
+	if w.Code != http.StatusInternalServerError || !strings.HasPrefix(w.Body.String(), `{"errors":[{"code":"UNKNOWN"`) || strings.Contains(w.Body.String(), "bug") {
+		t.Errorf("after a panic: %d %s, want 500 in the spec's JSON", w.Code, w.Body)
+	}
+	if w := get(t, s.Handler(), "GET", "/v2/", ""); w.Code != http.StatusOK {
+		t.Errorf("GET /v2/ = %d, want 200", w.Code)
 	}
 }
 
