@@ -42,7 +42,7 @@ func repoIn(t *testing.T, r *registry) repo {
 		}
 		return -1
 	}, t.Name()))
-	return repo{t: t, url: r.url, name: name}
+	return repo{t: t, url: r.url, name: fmt.Sprintf("%s-%d", name, r.repos.Add(1))} // also with -count
 }
 
 // called returns another repository of the same registry.

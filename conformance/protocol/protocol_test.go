@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -72,6 +73,7 @@ type registry struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when stderr has ended
 	log   strings.Builder
+	repos atomic.Int64 // given to tests so far
 }
 
 var ready = regexp.MustCompile(`msg="registry is ready" address=(\S+)`)

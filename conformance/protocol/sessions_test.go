@@ -1,8 +1,12 @@
 package protocol_test
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,6 +57,44 @@ func TestDeleteSession(t *testing.T) {
 			r.do(http.MethodPut, with(session, "digest", sha(content)), nil).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 			r.delete(session).wantError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 			r.head("blobs/" + sha(content)).want(http.StatusNotFound)
+		})
+	}
+}
+
+// B: a body that is not well-formed, or whose client goes away, is the client's
+// failure; what came before it stays, and the upload goes on.
+func TestBrokenBody(t *testing.T) {
+	for name, body := range map[string]string{
+		"bad chunk":       "Transfer-Encoding: chunked\r\n\r\n3\r\n345\r\nzz\r\n",
+		"ends in a chunk": "Transfer-Encoding: chunked\r\n\r\n9\r\n345",
+		"ends too early":  "Content-Length: 9\r\n\r\n345",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepo(t)
+			session := r.begin()
+			r.do(http.MethodPatch, session, text("012")).want(http.StatusAccepted)
+			var d net.Dialer
+			c, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(r.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, "PATCH "+session+" HTTP/1.1\r\nHost: berth\r\n"+body); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest {
+				t.Errorf("a body that %s = %d, want 400", name, resp.StatusCode)
+			}
+			r.get(session).want(http.StatusNoContent, "Range: 0-5")
+			r.do(http.MethodPut, with(session, "digest", sha("0123456789")), text("6789"), "Content-Range: 6-9").want(http.StatusCreated)
 		})
 	}
 }

@@ -124,24 +124,24 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	if err != nil {
 		return err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxManifest))
+	content, err := io.ReadAll(body{http.MaxBytesReader(w, r.Body, h.MaxManifest)})
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return oci.ManifestInvalid.With(fmt.Sprintf("the manifest is larger than %d bytes", h.MaxManifest), nil).At(http.StatusRequestEntityTooLarge)
 		}
-		return broken(err)
+		return err
 	}
-	m, err := parseManifest(body, r.Header.Get("Content-Type"), h.Sparse)
+	m, err := parseManifest(content, r.Header.Get("Content-Type"), h.Sparse)
 	if err != nil {
 		return err
 	}
 	d := put.Manifest.Digest
 	if d == "" {
-		d = digest.FromBytes(body)
-	} else if got := d.Algorithm().FromBytes(body); got != d {
+		d = digest.FromBytes(content)
+	} else if got := d.Algorithm().FromBytes(content); got != d {
 		return oci.DigestInvalid.With(fmt.Sprintf("the manifest has digest %s, not %s", got, d), nil)
 	}
-	m.Content = storage.Content{Digest: d, Size: int64(len(body)), Inline: body}
+	m.Content = storage.Content{Digest: d, Size: int64(len(content)), Inline: content}
 	put.Manifest = m
 	err = storage.PutManifest(durable(r), h.Store, h.Index, put)
 	if errors.Is(err, storage.ErrConflict) {

@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -107,7 +106,7 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 	if err := reserve(r, up); err != nil {
 		return err
 	}
-	_, copyErr := io.Copy(up, r.Body)
+	_, copyErr := io.Copy(up, body{r.Body})
 	// What has arrived is kept, also for a client that broke off: it will ask.
 	state, err := up.Save(durable(r))
 	if err == nil {
@@ -117,7 +116,7 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 	if err == nil {
 		h.uploads.stored(s)
 	}
-	if err = errors.Join(broken(copyErr), err); err != nil {
+	if err = errors.Join(copyErr, err); err != nil {
 		return err
 	}
 	return progress(w, http.StatusAccepted, t.name, t.ref, s.State.Size)
@@ -195,8 +194,8 @@ func (h *Handler) store(r *http.Request, name string, want digest.Digest, up sto
 	if err := reserve(r, up); err != nil {
 		return err
 	}
-	if _, err := io.Copy(up, r.Body); err != nil {
-		return broken(err)
+	if _, err := io.Copy(up, body{r.Body}); err != nil {
+		return err
 	}
 	// The bytes are here: the commit no longer depends on the client.
 	_, err := storage.Commit(durable(r), h.Store, h.Index, up, want, put)
@@ -208,8 +207,8 @@ func (h *Handler) store(r *http.Request, name string, want digest.Digest, up sto
 
 func (h *Handler) storeInline(r *http.Request, want digest.Digest, put storage.BlobPut) error {
 	data := make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, data); err != nil {
-		return broken(err)
+	if _, err := io.ReadFull(body{r.Body}, data); err != nil {
+		return err
 	}
 	if got := want.Algorithm().FromBytes(data); got != want {
 		return oci.DigestInvalid.With(fmt.Sprintf("the content has digest %s, not %s", got, want), nil)
@@ -227,15 +226,16 @@ func reserve(r *http.Request, up storage.Upload) error {
 	return nil
 }
 
-// broken tells a failure to read the client's body from one of the store's.
-func broken(err error) error {
-	if err == nil || errors.Is(err, storage.ErrNoSpace) {
-		return err
+// body is what the client sends. A failure to read it is the client's, and none
+// of the store's.
+type body struct{ io.Reader }
+
+func (b body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = oci.BlobUploadInvalid.With("the body broke off or is not well-formed", nil).At(http.StatusBadRequest).Because(err)
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
-		return oci.BlobUploadInvalid.With("the body ended too early", nil).At(http.StatusBadRequest).Because(err)
-	}
-	return err
+	return n, err
 }
 
 // checkRange compares the Content-Range of a chunk with what has arrived.
