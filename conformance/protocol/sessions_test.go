@@ -187,6 +187,7 @@ func TestSessionSurvivesKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = first.end(syscall.SIGKILL) }() // if the test ends before it
 	content := map[string]string{}
 	r := repoIn(t, first)
 	for _, c := range []string{"hello, berth", large("survives")} {

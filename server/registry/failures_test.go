@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -152,4 +153,21 @@ func TestBrokenPut(t *testing.T) {
 		}
 	}
 	must(t, h, "PUT", to+"?digest="+d, "tent", 201, "Content-Range", "3-6")
+}
+
+// TestTooManyUploads begins more uploads than are kept in memory.
+func TestTooManyUploads(t *testing.T) {
+	h := newHandler(t)
+	h.uploads.fresh = make([]*slot, maxFresh)
+	for i := range h.uploads.fresh {
+		h.uploads.fresh[i] = &slot{fresh: true, begun: time.Now()}
+	}
+	w := must(t, h, "POST", "/v2/a/blobs/uploads/", "", 429)
+	if code(t, w) != "TOOMANYREQUESTS" || w.Header().Get("Retry-After") == "" {
+		t.Errorf("the answer is %s, Retry-After %q, want TOOMANYREQUESTS and when to come again", w.Body, w.Header().Get("Retry-After"))
+	}
+	for _, s := range h.uploads.fresh {
+		s.begun = s.begun.Add(-2 * time.Hour) // newHandler's expiry is one
+	}
+	must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202)
 }

@@ -191,6 +191,9 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 	}{errs}
 	w.Header().Del("Content-Length")
 	w.Header().Del("ETag")
+	if e.HTTPStatus() == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "60") // seconds; without it clients give up or come at once
+	}
 	_ = writeJSON(w, e.HTTPStatus(), "application/json", body) // the client has gone: nobody to tell
 }
 
