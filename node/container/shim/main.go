@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +24,11 @@ const listener = 3
 
 // Env is what the agent gives a shim as environment: it shall stay small. The
 // collector waits for settle: its first run needs more memory than it frees.
-func Env() []string { return []string{"GOMAXPROCS=1", "GOGC=off"} }
+// Go's runtime shall not keep descriptors for adapting itself to limits, since
+// Main closes all that it does not know.
+func Env() []string {
+	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+}
 
 // Main is the whole program. It returns the exit status.
 func Main() int {
@@ -34,6 +40,14 @@ func Main() int {
 }
 
 func run() error {
+	if on, err := unix.GetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on != 1 {
+		return errors.New("this program is for berth to start, not for people")
+	}
+	// What the agent itself inherited and did not mean to pass on. This process has
+	// opened nothing yet.
+	if err := unix.CloseRange(listener+1, math.MaxInt32, 0); err != nil {
+		return fmt.Errorf("close descriptors: %w", err)
+	}
 	// Who asks the agent's service to stop does not mean the containers, and a client
 	// that goes away must not end the shim.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
@@ -46,8 +60,8 @@ func run() error {
 		return fmt.Errorf("become the reaper: %w", err)
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0) // for ps only
-	unix.Umask(0)
 	unix.CloseOnExec(listener)
+	unix.Umask(0)
 	s := &shim{done: make(chan struct{}), execs: map[int]chan unix.WaitStatus{}}
 	return s.serve(os.NewFile(listener, "listener"))
 }
@@ -81,42 +95,36 @@ func (s *shim) serve(l *os.File) error {
 	if err != nil {
 		return err
 	}
-	accepted := make(chan error, 1)
-	go func() {
-		for {
-			var fd int
-			var aerr error
-			err := raw.Read(func(lfd uintptr) bool {
-				fd, _, aerr = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-				return !errors.Is(aerr, unix.EAGAIN)
-			})
-			if err = errors.Join(err, aerr); err != nil {
-				if errors.Is(aerr, unix.ECONNABORTED) || errors.Is(aerr, unix.EINTR) {
-					continue
-				}
-				accepted <- fmt.Errorf("accept: %w", err)
-				return
-			}
-			c, err := NewConn(fd)
-			if err != nil {
-				continue
-			}
-			s.requests.Add(1)
-			go s.answer(c)
-		}
-	}()
-	select {
-	case err = <-accepted:
-		return err // the container is lost; the agent kills it by its cgroup
-	case <-s.done:
-	}
+	var accepting sync.WaitGroup
+	accepting.Go(func() { s.accept(raw) })
+	<-s.done
 	_ = l.Close() // nobody new; from here on the exit record speaks
-	if err := <-accepted; !errors.Is(err, os.ErrClosed) {
-		return err
-	}
+	accepting.Wait()
 	s.requests.Wait()
 	s.copies.Wait() // who is attached may still be reading
 	return nil
+}
+
+// accept accepts connections until the listener is closed.
+func (s *shim) accept(l syscall.RawConn) {
+	for {
+		var fd int
+		var err error
+		if closed := l.Read(func(lfd uintptr) bool {
+			fd, _, err = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			return !errors.Is(err, unix.EAGAIN)
+		}); closed != nil {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // short of descriptors or memory; or the client has left
+			continue
+		}
+		if c, err := NewConn(fd); err == nil {
+			s.requests.Add(1)
+			go s.answer(c)
+		}
+	}
 }
 
 // answer answers the one request of a connection.
