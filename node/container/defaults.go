@@ -59,9 +59,6 @@ func DefaultCapabilities() []string {
 	}
 }
 
-// AllCapabilities returns every capability there is.
-func AllCapabilities() []string { return plan.Capabilities() }
-
 func defaultMounts() []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -85,9 +82,8 @@ func defaultDeviceRules() []specs.LinuxDeviceCgroup {
 	for _, d := range []struct{ major, minor int64 }{
 		{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, // null zero full random urandom
 		{5, 0}, {5, 1}, {5, 2}, // tty console ptmx
-		{136, -1}, // pts
 	} {
 		rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &d.major, Minor: &d.minor, Access: "rwm"})
 	}
-	return rules
+	return append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(136)), Access: "rwm"}) // pts
 }
