@@ -14,12 +14,16 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container"
+	"berth.internal/node/container/shim"
 )
 
 // initProgram is cmd/berth-init as it is shipped.
 var initProgram []byte
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == shim.Name {
+		os.Exit(shim.Main())
+	}
 	os.Exit(func() int {
 		if args := os.Getenv(agentEnv); args != "" {
 			return agent(args)

@@ -35,10 +35,12 @@ func agent(args string) int {
 		fmt.Println(err)
 		return 1
 	}
-	a.Config.Init = nil // this program itself
-	if len(os.Args) > 1 {
-		a.Config.Init, _ = os.ReadFile(os.Args[1])
+	prog, err := os.ReadFile(os.Args[1])
+	if err != nil {
+		fmt.Println(err)
+		return 1
 	}
+	a.Config.Init = prog
 	r, err := container.Open(a.Config)
 	if err == nil {
 		err = r.Create(context.Background(), a.Bundle)
@@ -137,6 +139,20 @@ func TestAgentKilled(t *testing.T) {
 		if line != strconv.Itoa(i+1) {
 			t.Fatalf("line %d of the log is %q", i+1, line)
 		}
+	}
+}
+
+// TestProgramItself runs a container with this program as its own shim, as a
+// berth that carries no berth-init does.
+func TestProgramItself(t *testing.T) {
+	n := newNode(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.Init = nil
+	n.open(t)
+	if got := n.sh(t, "echo hello; grep Seccomp: /proc/self/status"); got != "hello\nSeccomp:\t2\n" {
+		t.Errorf("got %q", got)
 	}
 }
 
