@@ -184,6 +184,9 @@ func (h *Handler) manifestPut(r *http.Request, t target) (storage.ManifestPut, e
 		}
 	}
 	if match := r.Header.Get("If-Match"); match != "" {
+		if len(put.Tags) == 0 {
+			return put, oci.Unsupported.With("If-Match says which manifest a tag is moved from, and this request names no tag", nil).At(http.StatusBadRequest)
+		}
 		d, err := oci.ParseDigest(strings.Trim(match, `"`))
 		if err != nil {
 			return put, err

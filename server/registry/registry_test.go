@@ -334,6 +334,7 @@ func TestManifests(t *testing.T) {
 	}
 	must(t, h, "GET", "/v2/a/manifests/1", "", 304, "If-None-Match", `"`+d+`"`)
 	must(t, h, "PUT", "/v2/a/manifests/1", m, 412, "Content-Type", v1.MediaTypeImageManifest, "If-Match", `"`+d512+`"`)
+	must(t, h, "PUT", "/v2/a/manifests/"+d, m, 400, "Content-Type", v1.MediaTypeImageManifest, "If-Match", `"`+d+`"`)
 	must(t, h, "DELETE", "/v2/a/manifests/1", "", 202)
 	must(t, h, "GET", "/v2/a/manifests/1", "", 404)
 	must(t, h, "GET", "/v2/a/manifests/"+d, "", 200)
