@@ -57,6 +57,9 @@ type Config struct {
 	// ShutdownTimeout is how long transfers may go on after the server was asked
 	// to stop. Default 30s.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+
+	// Version is berth's own, for the control API.
+	Version string `yaml:"-"`
 }
 
 // Collect is the configuration of the collector, which runs while the server

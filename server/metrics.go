@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 )
 
@@ -52,6 +53,9 @@ func (m *metrics) observe(r *http.Request, w *httpx.Recorder, took time.Duration
 // endpoint puts a path in one of a few classes: a label must not grow with what
 // clients send.
 func endpoint(path string) string {
+	if strings.HasPrefix(path, control.Base+"/") {
+		return "control"
+	}
 	for _, part := range []string{"/blobs/uploads/", "/manifests/", "/blobs/", "/referrers/", "/tags/", "/_catalog"} {
 		if strings.Contains(path, part) {
 			return strings.Trim(part, "/")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,8 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
+	"berth.internal/server/control"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
 	"berth.internal/storage/gc"
@@ -30,6 +33,7 @@ type Server struct {
 	log       *slog.Logger
 	metrics   *metrics
 	collector *gc.Collector
+	name      string // of the registry
 	handler   http.Handler
 }
 
@@ -40,7 +44,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics()}
+	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen}
 	s.collector = gc.New(d.Store, d.Index, gc.Config{
 		Interval: cfg.Collect.Interval, Rate: cfg.Collect.Rate, SessionExpiry: cfg.UploadExpiry,
 		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Grace: cfg.Grace},
@@ -54,6 +58,9 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		Access: s.access, Owner: func(*http.Request) string { return "" },
 		Sparse: cfg.Sparse, MaxManifest: int64(cfg.MaxManifest), Grace: cfg.Grace, UploadExpiry: cfg.UploadExpiry,
 	})
+	controls := control.New(control.Config{
+		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
+	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.
 	router := mux.NewRouter().SkipClean(true)
@@ -64,31 +71,53 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		return oci.Unsupported.With("there is nothing here: the registry's API begins at /v2/", nil).At(http.StatusNotFound)
 	})
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.URL.Path) >= 3 && r.URL.Path[:3] == "/v2" {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/v2"):
 			api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
-			return
+		case isControl(r):
+			controls.ServeHTTP(w, r)
+		default:
+			router.ServeHTTP(w, r)
 		}
-		router.ServeHTTP(w, r)
 	})
-	s.handler = httpx.Log(log, registry.Render, s.metrics.observe, front)
+	s.handler = httpx.Log(log, render, s.metrics.observe, front)
 	return s, nil
+}
+
+func isControl(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, wire.Base+"/") }
+
+// render writes err in the words of the API that was asked.
+func render(w http.ResponseWriter, r *http.Request, err error) {
+	if isControl(r) {
+		control.Render(w, r, err)
+		return
+	}
+	registry.Render(w, r, err)
 }
 
 // Handler returns what answers the requests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Serve answers requests on l until ctx ends. Then it accepts no more and
-// returns when those under way have ended, or ShutdownTimeout is over.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+// Serve answers requests on l, and on admin with every right, until ctx ends.
+// Then it accepts no more and returns when those under way have ended, or
+// ShutdownTimeout is over. It is called once; admin may be nil.
+func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	if s.cfg.Anonymous != AnonymousNone {
 		s.log.Warn("everybody who reaches this address may use the registry without a password", "anonymous", string(s.cfg.Anonymous), "address", l.Addr().String())
 	}
+	s.name = l.Addr().String()
 	hs := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 20 * time.Second, // bodies may take as long as they make progress
 		IdleTimeout:       3 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext: func(from net.Listener) context.Context {
+			if from == admin {
+				return asAdmin(context.WithoutCancel(ctx))
+			}
+			return context.WithoutCancel(ctx)
+		},
 	}
 	collecting, stopCollecting := context.WithCancel(ctx)
 	var background sync.WaitGroup
@@ -97,33 +126,59 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		stopCollecting()
 		background.Wait()
 	}()
-	served := make(chan error, 1)
-	go func() { served <- hs.Serve(l) }()
+	served := make(chan error)
+	listeners := 0
+	for _, l := range []net.Listener{l, admin} {
+		if l != nil {
+			listeners++
+			go func() { served <- fmt.Errorf("serve on %s: %w", l.Addr(), hs.Serve(l)) }()
+		}
+	}
 	s.log.Info("registry is ready", "address", l.Addr().String(), "url", "http://"+l.Addr().String())
+	var err error
 	select {
-	case err := <-served:
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case err = <-served:
+		listeners--
+		err = errors.Join(err, hs.Close())
 	case <-ctx.Done():
+		s.log.Info("registry is stopping; transfers under way may end", "timeout_seconds", s.cfg.ShutdownTimeout.Seconds())
+		err = s.shutdown(context.WithoutCancel(ctx), hs)
 	}
-	s.log.Info("registry is stopping; transfers under way may end", "timeout_seconds", s.cfg.ShutdownTimeout.Seconds())
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
-	defer cancel()
-	err := hs.Shutdown(end)
-	if errors.Is(err, context.DeadlineExceeded) {
-		s.log.Warn("transfers were cut off")
-		err = hs.Close()
-	}
-	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
+	for range listeners {
+		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
 	}
 	s.log.Info("registry has stopped")
 	return err
 }
 
+// shutdown lets requests under way end, for ShutdownTimeout.
+func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
+	defer cancel()
+	err := hs.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("transfers were cut off")
+		return hs.Close()
+	}
+	return err
+}
+
+// adminKey is the key of the mark that a request came by the admin socket.
+type adminKey struct{}
+
+func asAdmin(ctx context.Context) context.Context { return context.WithValue(ctx, adminKey{}, true) }
+
+func isAdmin(r *http.Request) bool { return r.Context().Value(adminKey{}) != nil }
+
 // access is the policy of a server without users: see AnonymousNone and the
-// others. The listener is what keeps other machines out.
-func (s *Server) access(_ *http.Request, _ string, a registry.Action) error {
+// others. The listener is what keeps other machines out. Who comes by the admin
+// socket may do everything.
+func (s *Server) access(r *http.Request, _ string, a registry.Action) error {
 	switch {
+	case isAdmin(r):
+		return nil
 	case s.cfg.Anonymous == AnonymousPull && a != registry.Pull:
 		return oci.Denied.With(fmt.Sprintf("anonymous callers may only pull here, not %s: the registry was started with --anonymous pull", a), nil)
 	case s.cfg.Anonymous == AnonymousNone, s.cfg.Anonymous == AnonymousPull, s.cfg.Anonymous == AnonymousPush:
@@ -132,17 +187,40 @@ func (s *Server) access(_ *http.Request, _ string, a registry.Action) error {
 	return oci.Denied
 }
 
+// controlAccess is access for the control API, where administrators come by
+// the admin socket only, as long as there are no users.
+func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right) error {
+	switch {
+	case isAdmin(r):
+		return nil
+	case needs == control.Admin:
+		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
+	}
+	return s.access(r, repo, registry.Action(needs))
+}
+
 // healthz answers whether the process lives.
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// readyz answers whether requests would succeed: whether the index answers.
+// readyz answers whether requests would succeed.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	if _, err := s.storage.Index.Repositories(r.Context(), "", 1); err != nil {
-		s.log.Error("not ready", "error", err)
-		http.Error(w, "the index does not answer; the log says why", http.StatusServiceUnavailable)
-		return
+	for _, part := range s.ready(r.Context()) {
+		if !part.Ready {
+			s.log.Error("not ready", "part", part.Name, "error", part.Reason)
+			http.Error(w, "the "+part.Name+" does not answer; the log says why", http.StatusServiceUnavailable)
+			return
+		}
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+// ready tells what requests need, and what of it answers: the index.
+func (s *Server) ready(ctx context.Context) []wire.Part {
+	index := wire.Part{Name: "index", Ready: true}
+	if _, err := s.storage.Index.Repositories(ctx, "", 1); err != nil {
+		index.Ready, index.Reason = false, err.Error()
+	}
+	return []wire.Part{index}
 }

@@ -168,7 +168,7 @@ func TestShutdownLetsTransfersEnd(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, l) }()
+	go func() { served <- s.Serve(ctx, l, nil) }()
 
 	content := bytes.Repeat([]byte("berth"), 1<<16)
 	body, feed := io.Pipe()
@@ -224,7 +224,7 @@ func TestShutdownDoesNotWaitForever(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, l) }()
+	go func() { served <- s.Serve(ctx, l, nil) }()
 	var d net.Dialer
 	c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
@@ -246,6 +246,26 @@ func TestSparseModesAreTheRegistrys(t *testing.T) {
 		cfg.Sparse = mode
 		if err := cfg.Validate(); err != nil {
 			t.Errorf("sparse %s: %v", mode, err)
+		}
+	}
+}
+
+// TestServeEndsWithItsListeners lets one of two listeners fail.
+func TestServeEndsWithItsListeners(t *testing.T) {
+	for broken := range 2 {
+		s, _ := newServer(t, nil)
+		var l [2]net.Listener
+		for i := range l {
+			var lc net.ListenConfig
+			var err error
+			if l[i], err = lc.Listen(t.Context(), "tcp", "127.0.0.1:0"); err != nil {
+				t.Fatal(err)
+			}
+			defer l[i].Close()
+		}
+		l[broken].Close()
+		if err := s.Serve(t.Context(), l[0], l[1]); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Serve() with listener %d closed = %v, want net.ErrClosed", broken, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"berth.internal/internal/socket"
 	"berth.internal/server"
 	"berth.internal/storage"
 )
@@ -23,7 +24,13 @@ func newServe(std stdio) *cobra.Command {
 		Example: `  berth serve --data /srv/berth
   berth serve --config /etc/berth.yaml
   berth serve --listen :5000 --anonymous pull    others may pull`,
-	}, server.DefaultConfig, serveFlags, serve)
+	}, defaultServer, serveFlags, serve)
+}
+
+func defaultServer() server.Config {
+	cfg := server.DefaultConfig()
+	cfg.Version = buildVersion()
+	return cfg
 }
 
 func serveFlags(f *pflag.FlagSet, cfg *server.Config) {
@@ -40,12 +47,13 @@ func serve(ctx context.Context, cfg server.Config, log *slog.Logger) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	return r.server.Serve(ctx, r.listener)
+	return r.server.Serve(ctx, r.listener, r.admin)
 }
 
 // registry is a registry that is ready to serve.
 type registry struct {
 	listener net.Listener
+	admin    net.Listener
 	data     *data
 	server   *server.Server
 }
@@ -68,13 +76,33 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
-	r.server, err = server.New(cfg, r.data.Drivers, log, r.data.bolt.Metrics()...)
+	if r.server, err = server.New(cfg, r.data.Drivers, log, r.data.bolt.Metrics()...); err != nil {
+		return nil, err
+	}
+	r.admin, err = listenAdmin(ctx, r.data.dir.Path(adminSocket), log)
 	return r, err
+}
+
+// listenAdmin takes the admin socket at path. Where none can be made, since the
+// disk is full or its file system has no sockets, the registry serves without.
+func listenAdmin(ctx context.Context, path string, log *slog.Logger) (net.Listener, error) {
+	l, err := socket.Listen(ctx, path, 0o600)
+	switch {
+	case errors.Is(err, socket.ErrInUse), errors.Is(err, socket.ErrNotSocket): // by another program: the directory is ours
+		return nil, fmt.Errorf("%w: remove what is there, then start again", err)
+	case err != nil:
+		log.ErrorContext(ctx, "there is no admin socket: berth admin will not reach this server", "path", path, "error", err)
+		return nil, nil
+	}
+	return l, nil
 }
 
 // close gives address and data directory back. It comes after Serve.
 func (r *registry) close() error {
 	var errs []error
+	if r.admin != nil { // first: its path belongs to who has the directory
+		errs = append(errs, r.admin.Close())
+	}
 	if r.data != nil {
 		errs = append(errs, r.data.Close())
 	}

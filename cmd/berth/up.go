@@ -30,7 +30,7 @@ one data directory. Without root there is only the registry. ` + settingsHelp,
 		Example: `  sudo berth up
   sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
 	}, func() upConfig {
-		return upConfig{Server: server.DefaultConfig(), Socket: node.DefaultConfig().Socket}
+		return upConfig{Server: defaultServer(), Socket: node.DefaultConfig().Socket}
 	}, func(f *pflag.FlagSet, cfg *upConfig) {
 		serveFlags(f, &cfg.Server)
 		nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
@@ -58,7 +58,7 @@ func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return r.server.Serve(ctx, r.listener) })
+	both.Go(func() error { return r.server.Serve(ctx, r.listener, r.admin) })
 	both.Go(func() error {
 		err := runNode(ctx, cfg.node(reachable(r.listener.Addr())), log)
 		if errors.Is(err, node.ErrNotRoot) {

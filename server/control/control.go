@@ -1,0 +1,170 @@
+// Package control is the control API, below /berth/v1: what administrators and
+// nodes ask of a server beside images. Everything that it answers is a row of
+// the table in table.go. The reasons are in docs/design/0002-control-api.md.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"berth.internal/internal/control"
+	"berth.internal/internal/httpx"
+	"berth.internal/internal/oci"
+	"berth.internal/storage"
+)
+
+// Right is what a caller needs for an operation.
+type Right string
+
+// The rights.
+const (
+	Everyone Right = "everyone" // none
+	Pull     Right = "pull"     // on the repository that the request names
+	Push     Right = "push"
+	Delete   Right = "delete"
+	Admin    Right = "admin" // on the server as a whole
+)
+
+// Config is what the API is built from. Every field is needed.
+type Config struct {
+	// Access returns nil if the caller has the right to repo. repo is empty for
+	// Admin, and for Pull of what concerns no repository.
+	Access func(r *http.Request, repo string, needs Right) error
+
+	// Ready tells what the server consists of, and what of it is ready.
+	Ready func(ctx context.Context) []control.Part
+
+	// Name is that of the registry, as soon as it is known.
+	Name func() string
+
+	Version string
+}
+
+// Handler answers the control API. Make it with New.
+type Handler struct {
+	Config
+	table []Operation
+	http  http.Handler
+}
+
+// New returns a handler for the API.
+func New(cfg Config) *Handler {
+	h := &Handler{Config: cfg, table: Table()}
+	h.http = httpx.Handle(Render, h.serve)
+	return h
+}
+
+// ServeHTTP answers every path below control.Base.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.http.ServeHTTP(w, r) }
+
+// serve finds the row of the request and asks its function.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Cache-Control", "no-store")
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return control.Denied.With("a page of another site sent this request: the control API is not for browsers").Because(err)
+	}
+	op, values, allow := route(h.table, r)
+	switch {
+	case op.do == nil && allow == nil:
+		return control.Unsupported.With("this server has no such path; GET " + control.Base + "/server says what it supports").At(http.StatusNotFound)
+	case op.do == nil:
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		return control.Unsupported.With(r.Method + " is not supported here").At(http.StatusMethodNotAllowed)
+	}
+	// Who may not know what the server holds is not told either what a request
+	// should look like, as far as that can be said before it is read.
+	if op.Needs == Admin {
+		if err := h.Access(r, "", Admin); err != nil {
+			return err
+		}
+	}
+	request, err := op.read(w, r, values)
+	if err != nil {
+		return err
+	}
+	if repo, ok := op.repository(request); ok {
+		if _, err := oci.ParseName(repo); err != nil {
+			return control.Invalid.With(messageOf(err)).In(fieldRepo)
+		}
+		if err := h.Access(r, repo, op.Needs); err != nil {
+			return err
+		}
+	}
+	answer, err := op.do(h, r, request)
+	if err != nil {
+		return err
+	}
+	return write(w, op.Status, answer)
+}
+
+// Render writes err as the API's JSON. What has no code of its own is the
+// server's failure, and its reason is for the log only.
+func Render(w http.ResponseWriter, r *http.Request, err error) {
+	e := *failure(err)
+	e.RequestID = httpx.RequestID(r.Context())
+	w.Header().Del("Content-Length")
+	if e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5") // seconds
+	}
+	_ = write(w, e.Status, control.Failure{Error: &e}) // the client has gone: nobody to tell
+}
+
+// failure is err in the words of the API.
+func failure(err error) *control.Error {
+	var ours *control.Error
+	var registry *oci.Error
+	switch {
+	case errors.As(err, &ours):
+		if ours.Status == 0 {
+			return ours.At(http.StatusInternalServerError)
+		}
+		return ours
+	case errors.As(err, &registry):
+		return translate(registry)
+	case errors.Is(err, storage.ErrNoSpace):
+		return control.Unavailable.With("the server's disk is full: free space on it, then try again").At(http.StatusInsufficientStorage)
+	}
+	return control.Internal
+}
+
+// translate is for what the registry's access policy says.
+func translate(e *oci.Error) *control.Error {
+	switch status := e.HTTPStatus(); status {
+	case http.StatusUnauthorized:
+		return control.Unauthenticated.With(e.Message)
+	case http.StatusForbidden:
+		return control.Denied.With(e.Message)
+	case http.StatusNotFound:
+		return control.NotFound.With(e.Message)
+	case http.StatusBadRequest:
+		return control.Invalid.With(e.Message)
+	case http.StatusTooManyRequests:
+		return control.TooMany.With(e.Message)
+	}
+	return control.Internal
+}
+
+// messageOf is what an error of package oci tells the client.
+func messageOf(err error) string {
+	if e, ok := errors.AsType[*oci.Error](err); ok {
+		return e.Message
+	}
+	return err.Error()
+}
+
+func write(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	_, err = w.Write(b)
+	return err
+}

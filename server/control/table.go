@@ -1,0 +1,122 @@
+package control
+
+import (
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+
+	"berth.internal/internal/control"
+)
+
+// Table returns the operations that there are. An operation is one row here
+// and one function: it gets the request, which is of a wire type, and returns
+// the answer. Fields of the request that the path names in braces come from
+// the path; of a GET or DELETE the others are query parameters, else they are
+// the members of the body. An operation on a repository has a field repo.
+func Table() []Operation {
+	return []Operation{
+		row(http.MethodGet, "/server", Everyone, (*Handler).server,
+			"Which server this is, whether it is ready and, for callers that it knows, what it supports."),
+	}
+}
+
+// Operation is a row of the table.
+type Operation struct {
+	Method string
+	Path   string // below control.Base
+	Needs  Right
+	Status int // of the answer if all goes well
+	Says   string
+
+	request fields
+	answer  reflect.Type
+	do      func(h *Handler, r *http.Request, request reflect.Value) (any, error)
+}
+
+// fieldRepo is the field that names the repository of an operation on one.
+const fieldRepo = "repo"
+
+// row makes a row whose request is a Q and whose answer is an A.
+func row[Q, A any](method, path string, needs Right, does func(*Handler, *http.Request, Q) (A, error), says string) Operation {
+	return Operation{
+		Method: method, Path: path, Needs: needs, Status: http.StatusOK, Says: says,
+		request: fieldsOf(reflect.TypeFor[Q]()), answer: reflect.TypeFor[A](),
+		do: func(h *Handler, r *http.Request, request reflect.Value) (any, error) {
+			return does(h, r, request.Interface().(Q))
+		},
+	}
+}
+
+// repository returns what the request of an operation on a repository names.
+func (o Operation) repository(request reflect.Value) (string, bool) {
+	if o.Needs == Everyone || o.Needs == Admin {
+		return "", false
+	}
+	return request.FieldByIndex(o.request.byName[fieldRepo].Index).String(), true
+}
+
+// Features are the names by which clients ask what a server supports: the
+// first words of the paths that it knows.
+func Features(table []Operation) []string {
+	var names []string
+	for _, op := range table {
+		name, _, _ := strings.Cut(op.Path[1:], "/")
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// route finds the row of a request, and what stands where its path has braces.
+// If the path has rows, but not for this method, allow says which there are.
+func route(table []Operation, r *http.Request) (op Operation, values map[string]string, allow []string) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	path := strings.TrimPrefix(r.URL.EscapedPath(), control.Base)
+	for _, op := range table {
+		values, ok := match(op.Path, path)
+		if !ok {
+			continue
+		}
+		if op.Method == method {
+			return op, values, nil
+		}
+		allow = append(allow, op.Method)
+		if op.Method == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	slices.Sort(allow)
+	return Operation{}, nil, allow
+}
+
+// match compares a path, still escaped, with that of a row.
+func match(pattern, path string) (map[string]string, bool) {
+	want, got := strings.Split(pattern, "/"), strings.Split(path, "/")
+	if len(want) != len(got) {
+		return nil, false
+	}
+	var values map[string]string
+	for i, word := range want {
+		name, ok := strings.CutPrefix(word, "{")
+		if !ok {
+			if word != got[i] {
+				return nil, false
+			}
+			continue
+		}
+		value, err := url.PathUnescape(got[i])
+		if err != nil || value == "" {
+			return nil, false
+		}
+		if values == nil {
+			values = map[string]string{}
+		}
+		values[strings.TrimSuffix(name, "}")] = value
+	}
+	return values, true
+}
