@@ -33,6 +33,7 @@ type Server struct {
 	log       *slog.Logger
 	metrics   *metrics
 	collector *gc.Collector
+	control   *control.Handler
 	name      string // of the registry
 	handler   http.Handler
 }
@@ -58,8 +59,9 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		Access: s.access, Owner: func(*http.Request) string { return "" },
 		Sparse: cfg.Sparse, MaxManifest: int64(cfg.MaxManifest), Grace: cfg.Grace, UploadExpiry: cfg.UploadExpiry,
 	})
-	controls := control.New(control.Config{
+	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
+		Collector: s.collector, Log: log,
 	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.
@@ -75,7 +77,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		case strings.HasPrefix(r.URL.Path, "/v2"):
 			api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
 		case isControl(r):
-			controls.ServeHTTP(w, r)
+			s.control.ServeHTTP(w, r)
 		default:
 			router.ServeHTTP(w, r)
 		}
@@ -119,11 +121,15 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 			return context.WithoutCancel(ctx)
 		},
 	}
-	collecting, stopCollecting := context.WithCancel(ctx)
+	working, stopWorking := context.WithCancel(ctx)
 	var background sync.WaitGroup
-	background.Go(func() { s.collector.Run(collecting) })
+	background.Go(func() { s.collector.Run(working) })
+	background.Go(func() {
+		<-working.Done()
+		s.control.Close() // before the requests that watch its jobs have to end
+	})
 	defer func() {
-		stopCollecting()
+		stopWorking()
 		background.Wait()
 	}()
 	served := make(chan error)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	control "berth.internal/client/control"
+	"berth.internal/client/control"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/datadir"
 	"berth.internal/server"
@@ -39,7 +39,7 @@ that the server runs as.`,
 	}
 	cmd.PersistentFlags().StringVar(&at.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
 		"data `directory` of the server; default from BERTH_DATA")
-	cmd.AddCommand(newAdminServer(std, &at), newAdminAPI(std))
+	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminAPI(std))
 	return cmd
 }
 

@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 
 	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/gc"},
 	"server/registry": {"auth", "internal/...", "storage"},
-	"server/control":  {"auth", "internal/...", "server/rollout", "storage"},
+	"server/control":  {"auth", "internal/...", "server/rollout", "storage", "storage/gc"},
 	"server/rollout":  {"auth", "internal/...", "storage"},
 	"server/proxy":    {"auth", "client", "internal/...", "storage"},
 	"server/web":      {"auth", "internal/...", "storage"},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/gc"
 )
 
 // Right is what a caller needs for an operation.
@@ -42,24 +44,32 @@ type Config struct {
 	Name func() string
 
 	Version string
+
+	Collector *gc.Collector
+	Log       *slog.Logger
 }
 
 // Handler answers the control API. Make it with New.
 type Handler struct {
 	Config
 	table []Operation
+	jobs  *jobs
 	http  http.Handler
 }
 
 // New returns a handler for the API.
 func New(cfg Config) *Handler {
-	h := &Handler{Config: cfg, table: Table()}
+	h := &Handler{Config: cfg, table: Table(), jobs: &jobs{log: cfg.Log}}
 	h.http = httpx.Handle(Render, h.serve)
 	return h
 }
 
 // ServeHTTP answers every path below control.Base.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.http.ServeHTTP(w, r) }
+
+// Close cancels the jobs that run and returns when they have ended. Requests
+// that come later start none.
+func (h *Handler) Close() { h.jobs.close() }
 
 // serve finds the row of the request and asks its function.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -17,6 +18,9 @@ import (
 	"berth.internal/internal/control"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/gc"
+	"berth.internal/storage/kv"
+	"berth.internal/storage/mem"
 )
 
 // sample is a request with a field of each kind.
@@ -50,6 +54,8 @@ func newHandler(rights ...Right) *Handler {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
 		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
+		Collector: gc.New(new(mem.Store), mem.NewIndex(kv.Options{}), gc.Config{}, slog.New(slog.DiscardHandler)),
+		Log:       slog.New(slog.DiscardHandler),
 	})
 	fail := func(err error) func(*Handler, *http.Request, control.None) (control.None, error) {
 		return func(*Handler, *http.Request, control.None) (control.None, error) { return control.None{}, err }

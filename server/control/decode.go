@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"encoding"
 	"encoding/json"
 	"errors"
@@ -244,8 +245,11 @@ func ownReader(t reflect.Type) bool {
 
 // noun is what a Go type is called in JSON.
 func noun(t reflect.Type) string {
-	if t == reflect.TypeFor[time.Time]() {
+	switch t {
+	case reflect.TypeFor[time.Time]():
 		return "a time as in RFC 3339"
+	case reflect.TypeFor[json.RawMessage]():
+		return "any value"
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -264,6 +268,14 @@ func noun(t reflect.Type) string {
 		return noun(t.Elem())
 	}
 	return "something else"
+}
+
+// pageSize reads how many entries a client wants on a page.
+func pageSize(asked, usual, most int) (int, error) {
+	if asked < 0 || asked > most {
+		return 0, control.Invalid.With(fmt.Sprintf("a page has 1 to %d entries", most)).In("limit")
+	}
+	return cmp.Or(asked, usual), nil
 }
 
 // clip makes a client's word short enough to be sent back.

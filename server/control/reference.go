@@ -29,6 +29,9 @@ func Reference(to io.Writer) error {
 			fmt.Fprintf(w, "    %-8s %s\n", where, strings.Join(words, ", "))
 		}
 		fmt.Fprintf(w, "    answer   %d, %s\n", op.Status, word(op.answer, &types))
+		if op.result != nil {
+			fmt.Fprintf(w, "    result   %s\n", word(op.result, &types))
+		}
 	}
 	for i := 0; i < len(types); i++ { // describing one may find another
 		fmt.Fprintf(w, "\n%s\n", types[i].Name())

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -14,11 +15,24 @@ import (
 // and one function: it gets the request, which is of a wire type, and returns
 // the answer. Fields of the request that the path names in braces come from
 // the path; of a GET or DELETE the others are query parameters, else they are
-// the members of the body. An operation on a repository has a field repo.
+// the members of the body. An operation on a repository has a field repo. What
+// takes longer than a request is a long row.
 func Table() []Operation {
 	return []Operation{
 		row(http.MethodGet, "/server", Everyone, (*Handler).server,
 			"Which server this is, whether it is ready and, for callers that it knows, what it supports."),
+
+		row(http.MethodGet, "/jobs", Admin, (*Handler).listJobs,
+			"The jobs that run, and the last that have ended, without their results."),
+		row(http.MethodGet, "/jobs/{id}", Admin, (*Handler).job,
+			"One job; with watch, as soon as it has changed since that revision, or after a minute."),
+		row(http.MethodDelete, "/jobs/{id}", Admin, (*Handler).cancelJob,
+			"Cancels a job, which ends soon; one that has ended stays as it is."),
+
+		row(http.MethodGet, "/gc", Admin, (*Handler).planGC,
+			"What the collector would do now with what is due, entry by entry, with the reason; changes nothing."),
+		long("/gc", Admin, (*Handler).collect,
+			"Does a round of the collector now."),
 	}
 }
 
@@ -32,6 +46,7 @@ type Operation struct {
 
 	request fields
 	answer  reflect.Type
+	result  reflect.Type // of the job that the answer is; nil: it is none
 	do      func(h *Handler, r *http.Request, request reflect.Value) (any, error)
 }
 
@@ -47,6 +62,18 @@ func row[Q, A any](method, path string, needs Right, does func(*Handler, *http.R
 			return does(h, r, request.Interface().(Q))
 		},
 	}
+}
+
+// long makes a row that starts a job with POST. Its result is an R, also with an
+// error: then it is what was done until then.
+func long[Q, R any](path string, needs Right, does func(*Handler, context.Context, tell, Q) (R, error), says string) Operation {
+	op := row(http.MethodPost, path, needs, func(h *Handler, r *http.Request, q Q) (control.Job, error) {
+		return h.jobs.start(r.Context(), path[1:], func(ctx context.Context, tell tell) (any, error) {
+			return does(h, ctx, tell, q)
+		})
+	}, says)
+	op.Status, op.result = http.StatusAccepted, reflect.TypeFor[R]()
+	return op
 }
 
 // repository returns what the request of an operation on a repository names.

@@ -33,8 +33,7 @@ type Config struct {
 	// Default 24 hours.
 	SessionExpiry time.Duration
 
-	// Policy is what review may condemn. With DryRun a round only looks at the
-	// first that are due, and changes nothing.
+	// Policy is what review may condemn.
 	Policy storage.ReviewPolicy
 }
 
@@ -58,32 +57,39 @@ type Collector struct {
 	config Config
 	limit  *rate.Limiter
 	log    *slog.Logger
+	busy   chan struct{} // holds one element during a round
 
 	reviewed  *prometheus.CounterVec // by verdict
 	deleted   prometheus.Counter
+	freed     prometheus.Counter
 	expired   prometheus.Counter
 	failed    prometheus.Counter
 	roundTook prometheus.Histogram
 }
 
-// Result is what a round did.
+// Result is what a round did, in numbers of entries.
 type Result struct {
-	Expired   int               // sessions
-	Condemned []storage.Verdict // kept ones are not listed
-	Deleted   int               // keys, with their bytes
+	Expired   int   // uploads dropped
+	Condemned int   // blobs and manifests taken from their repositories
+	Kept      int   // blobs and manifests that were reviewed and are needed
+	Deleted   int   // keys, with their bytes
+	Freed     int64 // bytes of those
 }
 
 // New returns a collector of what index no longer needs in store.
 func New(store storage.Store, index storage.Index, config Config, log *slog.Logger) *Collector {
 	config = config.withDefaults()
 	return &Collector{
-		store: store, index: index, config: config, log: log,
+		store: store, index: index, config: config, log: log, busy: make(chan struct{}, 1),
 		limit: rate.NewLimiter(rate.Limit(config.Rate), batch),
 		reviewed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_gc_reviews_total", Help: "Reviews of content that something may have freed, by verdict.",
 		}, []string{"verdict"}),
 		deleted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_gc_deleted_total", Help: "Keys whose bytes were deleted.",
+		}),
+		freed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_gc_freed_bytes_total", Help: "Size of the keys whose bytes were deleted.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_gc_expired_sessions_total", Help: "Upload sessions dropped because nobody went on with them.",
@@ -100,7 +106,7 @@ func New(store storage.Store, index storage.Index, config Config, log *slog.Logg
 
 // Metrics returns what is measured about rounds.
 func (c *Collector) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{c.reviewed, c.deleted, c.expired, c.failed, c.roundTook}
+	return []prometheus.Collector{c.reviewed, c.deleted, c.freed, c.expired, c.failed, c.roundTook}
 }
 
 // Run does a round after another until ctx ends. A round that fails is logged;
@@ -108,19 +114,16 @@ func (c *Collector) Metrics() []prometheus.Collector {
 func (c *Collector) Run(ctx context.Context) {
 	for {
 		began := time.Now()
-		result, err := c.Round(ctx)
+		result, err := c.Round(ctx, nil)
 		if ctx.Err() != nil {
 			return
 		}
-		took := time.Since(began)
-		c.roundTook.Observe(took.Seconds())
 		if err != nil {
-			c.failed.Inc()
 			c.log.ErrorContext(ctx, "collection failed", "error", err)
 		}
-		if result.Expired+len(result.Condemned)+result.Deleted > 0 {
-			c.log.InfoContext(ctx, "collected", "sessions", result.Expired, "condemned", len(result.Condemned),
-				"keys", result.Deleted, "took_seconds", took.Seconds())
+		if result.Expired+result.Condemned+result.Deleted > 0 {
+			c.log.InfoContext(ctx, "collected", "sessions", result.Expired, "condemned", result.Condemned,
+				"keys", result.Deleted, "took_seconds", time.Since(began).Seconds())
 		}
 		select {
 		case <-ctx.Done():
@@ -130,35 +133,35 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 }
 
-// Round collects all that is due now. An error of one step does not keep the
-// others from their work.
-func (c *Collector) Round(ctx context.Context) (Result, error) {
+// Round collects all that is due now, after the round that may be under way. An
+// error of one step does not keep the others from their work. tell, if it is
+// not nil, is told of each entry when that is done.
+func (c *Collector) Round(ctx context.Context, tell func(Entry)) (Result, error) {
 	var result Result
-	if c.config.Policy.DryRun {
-		verdicts, err := c.DryRun(ctx, batch)
-		for _, v := range verdicts {
-			c.judged(ctx, v, &result)
-		}
-		return result, err
+	select {
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
+	case <-ctx.Done():
+		return result, fmt.Errorf("collect: %w", context.Cause(ctx))
 	}
-	err := errors.Join(c.expire(ctx, &result), c.review(ctx, &result), c.delete(ctx, &result))
+	if tell == nil {
+		tell = func(Entry) {}
+	}
+	began := time.Now()
+	err := errors.Join(c.expire(ctx, &result, tell), c.review(ctx, &result, tell), c.delete(ctx, &result, tell))
+	c.roundTook.Observe(time.Since(began).Seconds())
 	if err != nil {
+		if ctx.Err() == nil {
+			c.failed.Inc()
+		}
 		return result, fmt.Errorf("collect: %w", err)
 	}
 	return result, nil
 }
 
-// DryRun tells what a round would decide on up to n entries that are due, and
-// changes nothing. What a condemned manifest would free in turn is not in it.
-func (c *Collector) DryRun(ctx context.Context, n int) ([]storage.Verdict, error) {
-	policy := c.config.Policy
-	policy.DryRun = true
-	return c.index.Review(ctx, policy, n)
-}
-
 // expire drops the uploads that nobody went on with. The session goes last, so
 // that a crash between leaves something to find.
-func (c *Collector) expire(ctx context.Context, result *Result) error {
+func (c *Collector) expire(ctx context.Context, result *Result, tell func(Entry)) error {
 	now, err := c.index.Now(ctx)
 	if err != nil {
 		return err
@@ -180,19 +183,28 @@ func (c *Collector) expire(ctx context.Context, result *Result) error {
 			}
 			result.Expired++
 			c.expired.Inc()
+			tell(c.upload(s))
 		}
 	}
 }
 
 // review lets the Index decide on all that is due.
-func (c *Collector) review(ctx context.Context, result *Result) error {
+func (c *Collector) review(ctx context.Context, result *Result, tell func(Entry)) error {
 	for {
 		verdicts, err := c.index.Review(ctx, c.config.Policy, batch)
 		if err != nil {
 			return err
 		}
 		for _, v := range verdicts {
-			c.judged(ctx, v, result)
+			if v.Condemned {
+				result.Condemned++
+				c.reviewed.WithLabelValues("condemned").Inc()
+				c.log.DebugContext(ctx, "condemned", "repo", v.Repo, "digest", v.Digest, "size_bytes", v.Size, "why", v.Why)
+			} else {
+				result.Kept++
+				c.reviewed.WithLabelValues("kept").Inc()
+			}
+			tell(reviewed(v))
 		}
 		if len(verdicts) < batch {
 			return nil
@@ -203,21 +215,9 @@ func (c *Collector) review(ctx context.Context, result *Result) error {
 	}
 }
 
-// judged counts a verdict.
-func (c *Collector) judged(ctx context.Context, v storage.Verdict, result *Result) {
-	if !v.Condemned {
-		c.reviewed.WithLabelValues("kept").Inc()
-		return
-	}
-	c.reviewed.WithLabelValues("condemned").Inc()
-	c.log.DebugContext(ctx, "condemned", "repo", v.Repo, "digest", v.Digest, "size_bytes", v.Size, "why", v.Why,
-		"dry_run", c.config.Policy.DryRun)
-	result.Condemned = append(result.Condemned, v)
-}
-
 // delete removes the bytes of keys that nothing names and nobody can name any
 // more, and then their rows.
-func (c *Collector) delete(ctx context.Context, result *Result) error {
+func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)) error {
 	for {
 		now, err := c.index.Now(ctx)
 		if err != nil {
@@ -231,6 +231,8 @@ func (c *Collector) delete(ctx context.Context, result *Result) error {
 			if err := c.limit.Wait(ctx); err != nil {
 				return err
 			}
+			gone := orphan(key)
+			_ = c.measure(ctx, &gone) // what cannot be measured goes, too
 			if err := c.store.Delete(ctx, key); err != nil {
 				return err
 			}
@@ -238,7 +240,10 @@ func (c *Collector) delete(ctx context.Context, result *Result) error {
 				return err
 			}
 			result.Deleted++
+			result.Freed += gone.Size
 			c.deleted.Inc()
+			c.freed.Add(float64(gone.Size))
+			tell(gone)
 		}
 	}
 }

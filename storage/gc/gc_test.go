@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,24 +238,159 @@ func TestRate(t *testing.T) {
 func TestDryRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, x := new(mem.Store), mem.NewIndex(kv.Options{})
-		c := gc.New(s, x, gc.Config{}, slog.New(slog.DiscardHandler))
+		c := gc.New(s, x, gc.Config{SessionExpiry: time.Hour}, slog.New(slog.DiscardHandler))
 		r := &registry{t: t, store: s, index: x}
-		blob := r.push("repo", "unused")
-		pass(grace)
-		for range 2 {
-			got, err := c.DryRun(t.Context(), 10)
-			if err != nil || len(got) != 1 || !got[0].Condemned || got[0].Digest != blob.Digest {
-				t.Errorf("DryRun = %+v, %v; want the blob condemned", got, err)
+		unused, shared, used := r.push("repo", "unused"), r.push("repo", "shared"), r.push("repo", "used")
+		r.push("other", "shared")
+		r.tag("other", "latest", shared.Digest)
+		r.tag("repo", "latest", used.Digest)
+		for i := range 3 {
+			up, err := s.Create(t.Context(), digest.SHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := up.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			state, err := up.Save(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := x.PutSession(t.Context(), storage.Session{ID: fmt.Sprint(i), Repo: "repo", State: state}); err != nil {
+				t.Fatal(err)
 			}
 		}
-		looks := gc.New(s, x, gc.Config{Policy: storage.ReviewPolicy{DryRun: true}}, slog.New(slog.DiscardHandler))
-		result, err := looks.Round(t.Context())
-		if err != nil || len(result.Condemned) != 1 || result.Deleted != 0 {
-			t.Errorf("Round with DryRun = %+v, %v; want the blob condemned and nothing deleted", result, err)
+		for i, size := range []int{-1, 7} { // bytes that a crash left without a name, or has not even written
+			up, err := s.Create(t.Context(), digest.SHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := bytes.Repeat([]byte{byte(i)}, max(size, 0))
+			if _, err := up.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			key, err := up.Seal(t.Context(), digest.FromBytes(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := x.Intend(t.Context(), key, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			if size < 0 {
+				continue
+			}
+			if err := up.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
-		result, err = c.Round(t.Context())
-		if err != nil || len(result.Condemned) != 1 || result.Deleted != 1 {
-			t.Errorf("Round = %+v, %v", result, err)
+		if page, next, err := c.DryRun(t.Context(), "", 100); err != nil || next != "" || len(page) != 0 {
+			t.Errorf("DryRun before anything is due = %+v, %q, %v", page, next, err)
+		}
+		pass(grace + time.Second)
+
+		for _, n := range []int{1, 2, 3, 4, 100} {
+			var goes, keeps []string
+			for next, pages := "", 0; pages == 0 || next != ""; pages++ {
+				var page []gc.Entry
+				var err error
+				page, next, err = c.DryRun(t.Context(), next, n)
+				if err != nil || len(page) > n || pages > 20 {
+					t.Fatalf("DryRun, %d at a time = %d entries, %q, %v", n, len(page), next, err)
+				}
+				for _, e := range page {
+					line := fmt.Sprintf("%s %s %.12s%s %d %d %s", e.Kind, e.Repo, e.Digest, e.Upload, e.Size, e.Holders, e.Why)
+					if e.Goes {
+						goes = append(goes, line)
+					} else {
+						keeps = append(keeps, line)
+					}
+				}
+			}
+			slices.Sort(goes)
+			slices.Sort(keeps)
+			short := func(c storage.Content) string { return string(c.Digest)[:12] }
+			want := []string{
+				fmt.Sprintf("blob repo %s %d 1 no manifest refers to it", short(unused), unused.Size),
+				fmt.Sprintf("blob repo %s %d 2 no manifest refers to it", short(shared), shared.Size),
+				"bytes   0 0 no repository names these bytes any more",
+				"bytes   7 0 no repository names these bytes any more",
+				"upload repo 0 5 0 nobody went on with it since 2000-01-01T00:00:00Z",
+				"upload repo 1 5 0 nobody went on with it since 2000-01-01T00:00:00Z",
+				"upload repo 2 5 0 nobody went on with it since 2000-01-01T00:00:00Z",
+			}
+			slices.Sort(want)
+			if !slices.Equal(goes, want) {
+				t.Errorf("DryRun, %d at a time, lets go\n%s\nwant\n%s", n, strings.Join(goes, "\n"), strings.Join(want, "\n"))
+			}
+			if len(keeps) != 2 || !strings.Contains(keeps[0], "refers to it") {
+				t.Errorf("DryRun, %d at a time, keeps %q; want the blobs that manifests name", n, keeps)
+			}
+		}
+		for _, cursor := range []string{"x", "uploads", "uploads.-1", "reviews.x", "bytes.99999999999"} {
+			if _, _, err := c.DryRun(t.Context(), cursor, 10); !errors.Is(err, gc.ErrCursor) {
+				t.Errorf("DryRun after %q = %v, want ErrCursor", cursor, err)
+			}
+		}
+
+		// A round does what it said.
+		told := map[gc.Kind]int{}
+		result, err := c.Round(t.Context(), func(e gc.Entry) {
+			if e.Goes {
+				told[e.Kind]++
+			}
+		})
+		want := gc.Result{Expired: 3, Condemned: 2, Kept: 2, Deleted: 3, Freed: unused.Size + 7}
+		if err != nil || result != want {
+			t.Errorf("Round = %+v, %v; want %+v", result, err, want)
+		}
+		if told[gc.Upload] != 3 || told[gc.Blob] != 2 || told[gc.Bytes] != 3 {
+			t.Errorf("Round told of %v", told)
+		}
+		if page, _, err := c.DryRun(t.Context(), "", 100); err != nil || len(page) != 0 {
+			t.Errorf("DryRun after a round = %+v, %v", page, err)
 		}
 	})
+}
+
+// TestOneRoundAtATime lets a second round begin while the first one deletes.
+func TestOneRoundAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: new(mem.Store), delete: make(chan struct{})}
+		x := mem.NewIndex(kv.Options{})
+		c := gc.New(s, x, gc.Config{}, slog.New(slog.DiscardHandler))
+		(&registry{t: t, store: s.Store.(*mem.Store), index: x}).push("repo", "unused")
+		pass(grace)
+		first := make(chan gc.Result)
+		go func() {
+			result, err := c.Round(t.Context(), nil)
+			if err != nil {
+				t.Error(err)
+			}
+			first <- result
+		}()
+		synctest.Wait()
+		soon, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := c.Round(soon, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a second round = %v, want it to wait", err)
+		}
+		close(s.delete)
+		if result := <-first; result.Deleted != 1 {
+			t.Errorf("the first round = %+v", result)
+		}
+		if _, err := c.Round(t.Context(), nil); err != nil {
+			t.Errorf("a round after the first = %v", err)
+		}
+	})
+}
+
+// slow deletes when it is told to.
+type slow struct {
+	storage.Store
+	delete chan struct{}
+}
+
+func (s *slow) Delete(ctx context.Context, key storage.Key) error {
+	<-s.delete
+	return s.Store.Delete(ctx, key)
 }
