@@ -1,9 +1,7 @@
 package registry
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -49,15 +47,11 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 }
 
 func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Content) error {
-	var content io.ReadSeeker = bytes.NewReader(c.Inline)
-	if c.Key != "" {
-		b, err := h.Store.Open(r.Context(), c.Key)
-		if err != nil {
-			return err
-		}
-		defer b.Close()
-		content = b
+	content, err := h.open(r, c)
+	if err != nil {
+		return err
 	}
+	defer content.Close()
 	describeBlob(w, c)
 	http.ServeContent(w, r, "", time.Time{}, content)
 	return nil

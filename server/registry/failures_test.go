@@ -117,6 +117,65 @@ func TestLostBytes(t *testing.T) {
 	}
 }
 
+// collecting is a store in which the collector comes between a look at the index
+// and the opening of the bytes.
+type collecting struct {
+	storage.Store
+	before func(key storage.Key) // runs once
+}
+
+func (s *collecting) Open(ctx context.Context, key storage.Key) (storage.Blob, error) {
+	if before := s.before; before != nil {
+		s.before = nil
+		before(key)
+	}
+	return s.Store.Open(ctx, key)
+}
+
+// TestCollectedMeanwhile reads what is deleted and collected after the index
+// was asked where it is, and perhaps pushed again.
+func TestCollectedMeanwhile(t *testing.T) {
+	large := strings.Repeat("x", storage.InlineMax+1)
+	blob := "/v2/a/blobs/" + digest.FromString(large).String()
+	push := "/v2/a/blobs/uploads/?digest=" + digest.FromString(large).String()
+	for name, status := range map[string]int{"deleted": 404, "pushed again": 200} {
+		t.Run("blob "+name, func(t *testing.T) {
+			h := newHandler(t)
+			must(t, h, "POST", push, large, 201)
+			h.Store = &collecting{h.Store, func(key storage.Key) {
+				must(t, h, "DELETE", blob, "", 202)
+				if err := h.Store.Delete(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+				if status == 200 {
+					must(t, h, "POST", push, large, 201)
+				}
+			}}
+			if w := must(t, h, "GET", blob, "", status); status == 200 && w.Body.String() != large {
+				t.Errorf("GET answers %d other bytes", w.Body.Len())
+			}
+		})
+		t.Run("manifest "+name, func(t *testing.T) {
+			h := newHandler(t)
+			m := image(t, h, "a", `,"annotations":{"filler":"`+large+`"}`)
+			byDigest := "/v2/a/manifests/" + digest.FromString(m).String()
+			must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+			h.Store = &collecting{h.Store, func(key storage.Key) {
+				must(t, h, "DELETE", byDigest, "", 202)
+				if err := h.Store.Delete(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+				if status == 200 {
+					must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+				}
+			}}
+			if w := must(t, h, "GET", "/v2/a/manifests/1", "", status); status == 200 && w.Body.String() != m {
+				t.Errorf("GET answers %d other bytes", w.Body.Len())
+			}
+		})
+	}
+}
+
 // TestSessionsAreTheirOwners tries everything with the session of somebody else.
 func TestSessionsAreTheirOwners(t *testing.T) {
 	h := newHandler(t)

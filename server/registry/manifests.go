@@ -28,6 +28,11 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 	if m, err = h.choose(r, t, m); err != nil {
 		return err
 	}
+	content, err := h.open(r, m.Content)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
 	d := m.Digest.String()
 	head := w.Header()
 	head["Docker-Content-Digest"] = []string{d}
@@ -42,16 +47,7 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if m.Key == "" {
-		_, err = w.Write(m.Inline)
-		return err
-	}
-	b, err := h.Store.Open(r.Context(), m.Key)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	_, err = io.Copy(w, b)
+	_, err = io.Copy(w, content)
 	return err
 }
 
@@ -105,10 +101,7 @@ func (h *Handler) choose(r *http.Request, t target, m storage.Manifest) (storage
 }
 
 func (h *Handler) content(r *http.Request, c storage.Content) ([]byte, error) {
-	if c.Key == "" {
-		return c.Inline, nil
-	}
-	b, err := h.Store.Open(r.Context(), c.Key)
+	b, err := h.open(r, c)
 	if err != nil {
 		return nil, err
 	}

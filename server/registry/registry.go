@@ -3,10 +3,12 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -154,8 +156,34 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 			head.Set("OCI-Namespace", ns) // spec, "Registry proxying"
 		}
 	}
-	return op.serve(h, w, r, t)
+	err = op.serve(h, w, r, t)
+	for tries := 0; errors.Is(err, errGone) && tries < 3; tries++ {
+		err = op.serve(h, w, r, t)
+	}
+	return err
 }
+
+// errGone is what an endpoint returns, before it has answered anything, if the
+// store does not have what the index has just named. Most likely the content
+// was deleted and collected in between, and the index knows that by now.
+var errGone = errors.New("the index names bytes that the store does not have")
+
+// open opens content for reading. Errors: errGone.
+func (h *Handler) open(r *http.Request, c storage.Content) (io.ReadSeekCloser, error) {
+	if c.Key == "" {
+		return inline{bytes.NewReader(c.Inline)}, nil
+	}
+	b, err := h.Store.Open(r.Context(), c.Key)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", errGone, err)
+	}
+	return b, err
+}
+
+// inline is content that the index keeps.
+type inline struct{ *bytes.Reader }
+
+func (inline) Close() error { return nil }
 
 // base answers end-1: this is a registry.
 func (h *Handler) base(w http.ResponseWriter, _ *http.Request, _ target) error {
