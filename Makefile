@@ -32,8 +32,9 @@ bench: deps build ## compare berth with other registries on this machine
 
 FUZZTIME   ?= 60s
 POWER_CUTS ?= 300
+MODEL_TIME ?= 10m
 
-soak: build ## fuzz every parser, FUZZTIME each, and cut the power POWER_CUTS times
+soak: build ## fuzz every parser, FUZZTIME each, cut the power POWER_CUTS times, run the model for MODEL_TIME
 	for package in $$(go list ./...); do \
 		for fuzz in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$package $$fuzz"; \
@@ -41,6 +42,7 @@ soak: build ## fuzz every parser, FUZZTIME each, and cut the power POWER_CUTS ti
 		done; \
 	done
 	cd conformance && POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 2h -run PowerCuts -v ./powercut
+	cd conformance && MODEL_TIME=$(MODEL_TIME) go test -count=1 -timeout 24h -run Model -v ./model
 
 run: build ## start berth here and show what it does
 	deploy/run.sh
