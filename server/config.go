@@ -4,10 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
 
 	"berth.internal/internal/units"
 	"berth.internal/server/registry"
+	"berth.internal/storage"
 )
 
 // Anonymous is what callers may do who have not said who they are.
@@ -51,6 +55,15 @@ type Config struct {
 	// manifest can still be pushed. Default 24h.
 	Grace time.Duration `yaml:"grace"`
 
+	// Trash is how long a manifest that was deleted, and a tag that was deleted
+	// or moved, can be restored (berth repo history, berth repo restore). Until
+	// then it takes space. Zero: not at all. Default 168h, a week.
+	Trash time.Duration `yaml:"trash"`
+
+	// ImmutableTags are those that are set once: they can be neither moved nor
+	// deleted. Default none.
+	ImmutableTags []TagPattern `yaml:"immutable_tags"`
+
 	// Collect says what the collector takes away, and how fast.
 	Collect Collect `yaml:"collect"`
 
@@ -73,22 +86,66 @@ type Collect struct {
 	Rate int `yaml:"rate"`
 
 	// Untagged lets the collector take manifests that have lost their last tag
-	// and that no index names, when Grace is over. Default false: what was pushed
-	// can be pulled by its digest until somebody deletes it.
-	Untagged bool `yaml:"untagged"`
+	// and that no index names, when UntaggedGrace is over. Default false: what was
+	// pushed can be pulled by its digest until somebody deletes it.
+	Untagged      bool          `yaml:"untagged"`
+	UntaggedGrace time.Duration `yaml:"untagged_grace"` // default 24h
+
+	// Dangling lets the collector take referrers without a tag, such as
+	// signatures, when their subject has been gone for DanglingGrace. Default
+	// false.
+	Dangling      bool          `yaml:"dangling"`
+	DanglingGrace time.Duration `yaml:"dangling_grace"` // default 24h
+
+	// OrphanGrace is how long bytes are kept that no name was given to, since
+	// the push broke off at its very end. It must be longer than that end takes.
+	// Default 24h.
+	OrphanGrace time.Duration `yaml:"orphan_grace"`
+}
+
+// TagPattern matches tags of some repositories. In both patterns * stands for
+// any text without a slash, ? for one character, [a-z] for one of these and
+// {a,b} for one of those; ** in Repositories for any text.
+type TagPattern struct {
+	Repositories string `yaml:"repositories"`
+	Tags         string `yaml:"tags"`
+}
+
+// rules are those under which names change in repo.
+func (c Config) rules(repo string) storage.Rules {
+	rules := storage.Rules{
+		Grace: c.Grace, Untagged: c.Collect.UntaggedGrace, Dangling: c.Collect.DanglingGrace,
+		Trash: c.Trash, Orphan: c.Collect.OrphanGrace,
+	}
+	var patterns []string
+	for _, p := range c.ImmutableTags {
+		if doublestar.MatchUnvalidated(p.Repositories, repo) {
+			patterns = append(patterns, p.Tags)
+		}
+	}
+	if patterns != nil {
+		rules.Immutable = func(tag string) bool {
+			return slices.ContainsFunc(patterns, func(p string) bool { return doublestar.MatchUnvalidated(p, tag) })
+		}
+	}
+	return rules
 }
 
 // DefaultConfig returns the configuration of a server that was told nothing.
 func DefaultConfig() Config {
 	return Config{
-		Listen:          "127.0.0.1:5000",
-		Data:            "/var/lib/berth",
-		Anonymous:       AnonymousNone,
-		Sparse:          registry.SparseNone,
-		MaxManifest:     4 << 20,
-		UploadExpiry:    24 * time.Hour,
-		Grace:           24 * time.Hour,
-		Collect:         Collect{Interval: time.Minute, Rate: 1000},
+		Listen:       "127.0.0.1:5000",
+		Data:         "/var/lib/berth",
+		Anonymous:    AnonymousNone,
+		Sparse:       registry.SparseNone,
+		MaxManifest:  4 << 20,
+		UploadExpiry: 24 * time.Hour,
+		Grace:        24 * time.Hour,
+		Trash:        7 * 24 * time.Hour,
+		Collect: Collect{
+			Interval: time.Minute, Rate: 1000,
+			UntaggedGrace: 24 * time.Hour, DanglingGrace: 24 * time.Hour, OrphanGrace: 24 * time.Hour,
+		},
 		ShutdownTimeout: 30 * time.Second,
 	}
 }
@@ -125,6 +182,25 @@ func (c Config) Validate() error {
 	}
 	if c.Grace <= 0 {
 		wrong("grace: must be positive")
+	}
+	if c.Trash < 0 {
+		wrong("trash: must not be negative; 0 keeps nothing that is deleted")
+	}
+	for i, p := range c.ImmutableTags {
+		for _, pattern := range []string{p.Repositories, p.Tags} {
+			if pattern == "" || !doublestar.ValidatePattern(pattern) {
+				wrong("immutable_tags: rule %d: %q is not a pattern such as team/** or v*", i+1, pattern)
+			}
+		}
+	}
+	if c.Collect.UntaggedGrace <= 0 {
+		wrong("collect.untagged_grace: must be positive")
+	}
+	if c.Collect.DanglingGrace <= 0 {
+		wrong("collect.dangling_grace: must be positive")
+	}
+	if c.Collect.OrphanGrace <= 0 {
+		wrong("collect.orphan_grace: must be positive")
 	}
 	if c.Collect.Interval <= 0 {
 		wrong("collect.interval: must be positive")

@@ -47,8 +47,9 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	}
 	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen}
 	s.collector = gc.New(d.Store, d.Index, gc.Config{
+		Records:  d.Records,
 		Interval: cfg.Collect.Interval, Rate: cfg.Collect.Rate, SessionExpiry: cfg.UploadExpiry,
-		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Grace: cfg.Grace},
+		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Dangling: cfg.Collect.Dangling, Rules: cfg.rules("")},
 	}, log)
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
@@ -57,7 +58,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
 		Access: s.access, Owner: func(*http.Request) string { return "" },
-		Sparse: cfg.Sparse, MaxManifest: int64(cfg.MaxManifest), Grace: cfg.Grace, UploadExpiry: cfg.UploadExpiry,
+		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,

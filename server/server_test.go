@@ -55,9 +55,12 @@ func TestValidate(t *testing.T) {
 		{"all addresses", func(c *Config) { c.Listen = ":5000" }, []string{"listen: :5000 can be reached"}},
 		{"a name that only looks like loopback", func(c *Config) { c.Listen = "127.0.0.1.example.com:5000" }, []string{"listen: "}},
 		{"other machines may pull", func(c *Config) { c.Listen, c.Anonymous = ":5000", AnonymousPull }, nil},
+		{"immutable tags", func(c *Config) {
+			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "v*"}, {"team/[", "v*"}, {"a", ""}}
+		}, []string{"trash: ", `immutable_tags: rule 2: "team/["`, `immutable_tags: rule 3: ""`}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
-		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.interval: ", "collect.rate: ", "shutdown_timeout: "}},
+		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "shutdown_timeout: "}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := DefaultConfig()
@@ -79,6 +82,29 @@ func TestValidate(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestRules(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.ImmutableTags = []TagPattern{{"team/**", "v*"}, {"team/app", "[0-9]*.[0-9]*"}, {"*", "release"}}
+	for _, tc := range []struct {
+		repo, tag string
+		want      bool
+	}{
+		{"team/app", "v1", true},
+		{"team/app/deep", "v1", true},
+		{"team/app", "latest", false},
+		{"team/app", "1.0", true},
+		{"team/other", "1.0", false},
+		{"app", "release", true},
+		{"team/app", "release", false}, // * has no slash
+		{"other/app", "v1", false},
+	} {
+		rules := cfg.rules(tc.repo)
+		if got := rules.Immutable != nil && rules.Immutable(tc.tag); got != tc.want {
+			t.Errorf("tag %s of %s is immutable: %v, want %v", tc.tag, tc.repo, got, tc.want)
+		}
 	}
 }
 

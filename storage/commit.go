@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,8 @@ import (
 )
 
 // IntendGrace is how long bytes may exist without a name before the collector
-// takes them for orphans: the longest that a commit can last.
+// takes them for orphans, unless the rules say otherwise: longer than any commit
+// lasts.
 const IntendGrace = 24 * time.Hour
 
 // Commit ends the upload: it verifies the bytes, makes them durable, and lets
@@ -27,7 +29,7 @@ func Commit(ctx context.Context, s Store, x Index, up Upload, want digest.Digest
 	if err != nil {
 		return Content{}, err
 	}
-	if err := x.Intend(ctx, key, IntendGrace); err != nil {
+	if err := x.Intend(ctx, key, cmp.Or(put.Orphan, IntendGrace)); err != nil {
 		return Content{}, fmt.Errorf("announce %s: %w", want, err)
 	}
 	if err := up.Commit(ctx); err != nil {

@@ -24,9 +24,25 @@ type Index interface {
 	Clock
 	Blobs
 	Manifests
+	Trash
 	Sessions
 	Collector
+	Care
 	Close() error
+}
+
+// Rules are the policy under which names change.
+type Rules struct {
+	Grace    time.Duration // until review of a blob that may have lost its last use
+	Untagged time.Duration // until review of a manifest that may have lost its last name
+	Dangling time.Duration // until review of a referrer that may have lost its subject
+	Trash    time.Duration // how long what is taken away can be restored; zero: not at all
+	Orphan   time.Duration // until bytes that got no name may go; zero: IntendGrace
+
+	// Immutable tells the tags of the repository that are set once: they are
+	// neither moved nor taken away. It is called within the transaction, so it
+	// must be fast and call nothing here. Nil: none are.
+	Immutable func(tag string) bool
 }
 
 // Clock is the time that all servers of one Index agree on.
@@ -71,8 +87,9 @@ type Blobs interface {
 	// repository after, in ASCII order.
 	Holders(ctx context.Context, d digest.Digest, after string, n int) ([]string, error)
 
-	// DeleteBlob takes d from repo; other repositories keep it. Errors:
-	// ErrNotFound; ErrReferenced if a manifest of repo names it.
+	// DeleteBlob takes d from repo; other repositories keep it. If a manifest in
+	// the trash of repo needs it, it goes there too. Errors: ErrNotFound;
+	// ErrReferenced if a manifest of repo names it.
 	DeleteBlob(ctx context.Context, repo string, d digest.Digest) error
 }
 
@@ -82,6 +99,7 @@ type BlobPut struct {
 	Content Content
 	Session string        // upload session that ends with this, if any
 	Grace   time.Duration // time until review
+	Orphan  time.Duration // as in Rules, for who puts the bytes
 }
 
 // Manifest is a manifest as the Index keeps it.
@@ -112,28 +130,38 @@ type Manifests interface {
 	// Tagged returns the manifest that tag names in repo. Errors: ErrNotFound.
 	Tagged(ctx context.Context, repo, tag string) (Manifest, error)
 
+	// PromiseManifest is to Manifest what Promise is to Blob.
+	PromiseManifest(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (Manifest, error)
+
 	// PutManifest lets repo hold the manifest and moves all of put.Tags to it,
 	// in one transaction that also checks that everything it requires is held
 	// by repo. Errors: *MissingError; ErrConflict if a tag is not on
-	// put.IfMatch; ErrNotFound as in PutBlob.
+	// put.IfMatch; ErrImmutable if it would move a tag that must not be;
+	// ErrNotFound as in PutBlob.
 	PutManifest(ctx context.Context, put ManifestPut) error
 
-	// DeleteManifest takes manifest d and every tag on it from repo and queues
-	// what it referred to for review. Errors: ErrNotFound; ErrReferenced if an
-	// index of repo names it.
-	DeleteManifest(ctx context.Context, repo string, d digest.Digest, grace time.Duration) error
+	// DeleteManifest takes manifest d and every tag on it from repo, into the
+	// trash if there is one; else what it referred to is queued for review.
+	// Errors: ErrNotFound; ErrReferenced if an index of repo names it;
+	// ErrImmutable if a tag on it must stay.
+	DeleteManifest(ctx context.Context, repo string, d digest.Digest, rules Rules) error
 
 	// DeleteTag takes the tag from repo and queues its manifest for review.
-	// Errors: ErrNotFound.
-	DeleteTag(ctx context.Context, repo, tag string, grace time.Duration) error
+	// Errors: ErrNotFound, ErrImmutable.
+	DeleteTag(ctx context.Context, repo, tag string, rules Rules) error
 
 	// Tags returns up to n tags of repo in ASCII order, after the tag after,
 	// which need not exist. Errors: ErrNotFound if repo holds nothing.
 	Tags(ctx context.Context, repo, after string, n int) ([]string, error)
 
 	// History returns up to n past and present targets of tag, latest first.
-	// The Index remembers the last HistoryMax, also of a tag that is gone.
+	// The Index remembers the last HistoryMax, and those of a tag that is gone
+	// as long as the rules kept what was deleted with it in the trash.
 	History(ctx context.Context, repo, tag string, n int) ([]TagChange, error)
+
+	// PastTags is Tags with those that are gone, as far as History remembers
+	// them. An unknown repository has none.
+	PastTags(ctx context.Context, repo, after string, n int) ([]string, error)
 
 	// Repositories returns up to n repositories that hold a manifest, in ASCII
 	// order, after the repository after, which need not exist.
@@ -152,7 +180,7 @@ type ManifestPut struct {
 	Manifest Manifest
 	Tags     []string
 	IfMatch  digest.Digest // if not empty, what every tag of Tags must be on now
-	Grace    time.Duration // time until review of what loses its name
+	Rules    Rules
 }
 
 // HistoryMax is how many changes of a tag the Index remembers.
@@ -175,6 +203,34 @@ func (e *MissingError) Error() string {
 		s[i] = d.String()
 	}
 	return fmt.Sprintf("manifest refers to content that the repository does not hold: %s", strings.Join(s, ", "))
+}
+
+// Trash is the role of the Index that brings back what was taken away. What is
+// in the trash is invisible, and keeps all that it refers to.
+type Trash interface {
+	// Trashed returns up to n manifests in the trash of repo, in order of their
+	// digests, after the digest after.
+	Trashed(ctx context.Context, repo string, after digest.Digest, n int) ([]Trashed, error)
+
+	// Restore lets repo hold manifest d again, with all that it refers to and
+	// that is in the trash too, and moves tags to it; if tags is nil, those that
+	// it was deleted with and that are on nothing now. A manifest that was not
+	// deleted only gets the tags. It returns the tags that were set. Errors:
+	// ErrNotFound if d is neither held nor in the trash; *MissingError if what it
+	// requires is gone; ErrImmutable as in PutManifest.
+	Restore(ctx context.Context, repo string, d digest.Digest, tags []string, rules Rules) ([]string, error)
+
+	// Purge takes manifest d out of the trash for good, and queues what it kept.
+	// Errors: ErrNotFound.
+	Purge(ctx context.Context, repo string, d digest.Digest, rules Rules) error
+}
+
+// Trashed is a manifest that was deleted and can be restored.
+type Trashed struct {
+	Manifest           // of its content only digest and size
+	Tags     []string  // those that it was deleted with
+	Deleted  time.Time // when
+	Until    time.Time // when it goes for good
 }
 
 // Session is an upload that a client may go on with.
@@ -226,20 +282,90 @@ type Collector interface {
 
 // ReviewPolicy says what review may condemn.
 type ReviewPolicy struct {
-	Untagged bool          // manifests without tag, parent and subject; if false they are kept
-	Grace    time.Duration // until review of what a condemned manifest referred to
-	DryRun   bool          // report only; change nothing
+	Untagged bool  // manifests without tag, parent and subject; if false they are kept
+	Dangling bool  // referrers without tag and parent whose subject is gone; if false they are kept
+	Rules    Rules // for what is freed by that
+	DryRun   bool  // report only; change nothing
+
+	// Ahead makes a dry run look at what will be due within this time, too.
+	Ahead time.Duration
 }
+
+// Kind is what an entry of the collector's queue is about.
+type Kind string
+
+// The kinds of entries.
+const (
+	KindBlob     Kind = "blob"
+	KindManifest Kind = "manifest"
+	KindTrash    Kind = "deleted manifest" // in the trash
+	KindHistory  Kind = "tag history"      // of a tag that was deleted
+)
 
 // Verdict is what review decided on one entry of the queue.
 type Verdict struct {
+	Kind      Kind
 	Repo      string
-	Digest    digest.Digest
-	Manifest  bool
-	Size      int64
+	Digest    digest.Digest // empty for KindHistory
+	Tag       string        // for KindHistory
+	Size      int64         // bytes
+	Due       time.Time
 	Condemned bool
 	Why       string // for people: "tagged 1.2", "no manifest refers to it"
 }
+
+// Care is the role of the Index that finds and contains damage.
+type Care interface {
+	// Contents returns up to n contents, quarantined ones too, in order of their
+	// digests, after the digest after. One that the Index has lost has Size -1.
+	Contents(ctx context.Context, after digest.Digest, n int) ([]Content, error)
+
+	// Check compares up to n rows with those that must go with them, from the
+	// place next that the last call returned on, empty at first. It returns what
+	// is wrong, a sentence each, and an empty next when it has seen all.
+	Check(ctx context.Context, from string, n int) (problems []string, next string, err error)
+
+	// Quarantine says that content c is damaged and why. Until the same content
+	// is put again, everything that returns it returns a *QuarantinedError, and
+	// no manifest that requires it is taken. If the digest has other content
+	// meanwhile, or none, nothing happens and the answer is false. An empty why
+	// ends the quarantine.
+	Quarantine(ctx context.Context, c Content, why string) (bool, error)
+
+	// Quarantined returns up to n quarantined contents, in order of their
+	// digests, after the digest after.
+	Quarantined(ctx context.Context, after digest.Digest, n int) ([]Quarantined, error)
+
+	// Requeue queues manifests that have no tag and are not queued, as a policy
+	// that has changed wants them reviewed. It looks at up to n manifests, from
+	// the place that the last call returned on, and returns an empty next at the
+	// end.
+	Requeue(ctx context.Context, from string, n int, rules Rules) (next string, err error)
+}
+
+// Quarantined is content that is known to be damaged.
+type Quarantined struct {
+	Digest  digest.Digest
+	Size    int64 // bytes
+	Why     string
+	Since   time.Time
+	Holders []string // the first ten repositories that hold it, in any way
+}
+
+// QuarantinedError is what reading damaged content gives. It is an ErrNotFound:
+// who pushes the content again heals it.
+type QuarantinedError struct {
+	Digest digest.Digest
+	Why    string
+	Since  time.Time
+}
+
+func (e *QuarantinedError) Error() string {
+	return fmt.Sprintf("%s is quarantined since %s: %s", e.Digest, e.Since.Format(time.RFC3339), e.Why)
+}
+
+// Is makes it an ErrNotFound.
+func (e *QuarantinedError) Is(target error) bool { return target == ErrNotFound }
 
 // IsNotFound is errors.Is(err, ErrNotFound).
 func IsNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

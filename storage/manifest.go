@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func PutManifest(ctx context.Context, s Store, x Index, put ManifestPut) error {
 	if err != nil {
 		return err
 	}
-	if err := x.Intend(ctx, key, IntendGrace); err != nil {
+	if err := x.Intend(ctx, key, cmp.Or(put.Rules.Orphan, IntendGrace)); err != nil {
 		return fmt.Errorf("announce manifest %s: %w", put.Manifest.Digest, err)
 	}
 	if err := up.Commit(ctx); err != nil {
@@ -33,7 +34,7 @@ func PutManifest(ctx context.Context, s Store, x Index, put ManifestPut) error {
 	put.Manifest.Inline, put.Manifest.Key = nil, key
 	err = x.PutManifest(ctx, put)
 	var missing *MissingError
-	if errors.As(err, &missing) || errors.Is(err, ErrConflict) { // nothing has changed, for sure
+	if errors.As(err, &missing) || errors.Is(err, ErrConflict) || errors.Is(err, ErrImmutable) { // nothing has changed, for sure
 		if s.Delete(ctx, key) == nil {
 			_ = x.Forget(ctx, key) // else the collector does what was not done
 		}

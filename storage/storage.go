@@ -24,6 +24,7 @@ var (
 	ErrMismatch   = errors.New("content does not match its digest")
 	ErrReferenced = errors.New("still referenced")
 	ErrConflict   = errors.New("changed by somebody else")
+	ErrImmutable  = errors.New("tag is immutable")
 	ErrHeld       = errors.New("held by somebody else")
 	ErrCompacted  = errors.New("cursor is too old")
 	ErrNoSpace    = errors.New("no space left")

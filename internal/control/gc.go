@@ -14,9 +14,10 @@ type GCPlan struct {
 
 // GCEntry is something that the collector takes away, or reviews and keeps.
 type GCEntry struct {
-	Kind      string `json:"kind"`             // upload, blob, manifest or bytes
+	Kind      string `json:"kind"`             // upload, blob, manifest, trash, history or bytes
 	Repo      string `json:"repo,omitempty"`   // not of bytes
 	Digest    string `json:"digest,omitempty"` // of a blob or manifest
+	Tag       string `json:"tag,omitempty"`    // of a history: the tag that was deleted
 	Upload    string `json:"upload,omitempty"` // of an upload: its id
 	Key       string `json:"key,omitempty"`    // of bytes, which no repository names
 	SizeBytes int64  `json:"size_bytes"`

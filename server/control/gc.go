@@ -47,7 +47,7 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 		switch e.Kind {
 		case gc.Blob:
 			report.Blobs++
-		case gc.Manifest:
+		case gc.Manifest, gc.Trash:
 			report.Manifests++
 		}
 		if len(report.Gone) < gcListed {
@@ -62,7 +62,7 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 
 func gcEntry(e gc.Entry) control.GCEntry {
 	return control.GCEntry{
-		Kind: string(e.Kind), Repo: e.Repo, Digest: e.Digest.String(), Upload: e.Upload, Key: string(e.Key),
+		Kind: string(e.Kind), Repo: e.Repo, Digest: e.Digest.String(), Tag: e.Tag, Upload: e.Upload, Key: string(e.Key),
 		SizeBytes: e.Size, Goes: e.Goes, Why: e.Why, Holders: e.Holders,
 	}
 }

@@ -33,7 +33,7 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 	if err != nil {
 		return err
 	}
-	c, err := h.Index.Promise(r.Context(), t.name, d, h.Grace)
+	c, err := h.Index.Promise(r.Context(), t.name, d, h.Rules(t.name).Grace)
 	if err != nil {
 		return blobUnknown(err)
 	}

@@ -60,7 +60,8 @@ func (h *Handler) manifest(r *http.Request, t target) (storage.Manifest, error) 
 		if bad != nil {
 			return m, bad
 		}
-		m, err = h.Index.Manifest(r.Context(), t.name, d)
+		// Who is told that it is there does not push it: an index of it may follow.
+		m, err = h.Index.PromiseManifest(r.Context(), t.name, d, h.Rules(t.name).Grace)
 	} else {
 		if _, bad := oci.ParseTag(t.ref); bad != nil {
 			return m, oci.ManifestUnknown.Because(bad)
@@ -158,7 +159,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 // manifestPut reads from the path, the query and If-Match what is to be done
 // with the manifest. Its digest is set if the path names it.
 func (h *Handler) manifestPut(r *http.Request, t target) (storage.ManifestPut, error) {
-	put := storage.ManifestPut{Repo: t.name, Grace: h.Grace, Tags: r.URL.Query()["tag"]}
+	put := storage.ManifestPut{Repo: t.name, Rules: h.Rules(t.name), Tags: r.URL.Query()["tag"]}
 	if len(put.Tags) > maxTagParams {
 		return put, oci.ManifestInvalid.With(fmt.Sprintf("at most %d tags can be set at once", maxTagParams), nil).At(http.StatusRequestURITooLong)
 	}
@@ -198,12 +199,12 @@ func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, t targe
 		if bad != nil {
 			return bad
 		}
-		err = h.Index.DeleteManifest(r.Context(), t.name, d, h.Grace)
+		err = h.Index.DeleteManifest(r.Context(), t.name, d, h.Rules(t.name))
 	} else {
 		if _, bad := oci.ParseTag(t.ref); bad != nil {
 			return oci.ManifestUnknown.Because(bad)
 		}
-		err = h.Index.DeleteTag(r.Context(), t.name, t.ref, h.Grace)
+		err = h.Index.DeleteTag(r.Context(), t.name, t.ref, h.Rules(t.name))
 	}
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
@@ -215,6 +216,15 @@ func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, t targe
 	}
 	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+// immutableMessage is what the client is told about a tag that stays.
+func immutableMessage(err error) string {
+	said := err.Error()
+	if i := strings.Index(said, "tag "); i >= 0 { // without what we attempted, which it knows
+		said = said[i:]
+	}
+	return strings.TrimSuffix(said, ": "+storage.ErrImmutable.Error()) + ", and is immutable here: push under another tag"
 }
 
 // etagMatches reports whether the value of If-None-Match names d.

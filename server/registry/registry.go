@@ -52,9 +52,11 @@ type Config struct {
 	// Owner names the caller, so that an upload goes on only for who began it.
 	Owner func(r *http.Request) string
 
+	// Rules returns those under which names change in repo.
+	Rules func(repo string) storage.Rules
+
 	Sparse       Sparse
 	MaxManifest  int64         // bytes; a larger manifest is refused with 413
-	Grace        time.Duration // how long content without a use is kept
 	UploadExpiry time.Duration // how long an idle upload is kept
 }
 
@@ -195,6 +197,7 @@ func (h *Handler) base(w http.ResponseWriter, _ *http.Request, _ target) error {
 func Render(w http.ResponseWriter, r *http.Request, err error) {
 	var e *oci.Error
 	var missing *storage.MissingError
+	var damaged *storage.QuarantinedError
 	var tooLarge *http.MaxBytesError
 	var errs []*oci.Error
 	switch {
@@ -204,6 +207,11 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		e = oci.ManifestBlobUnknown
 	case errors.As(err, &e):
+		if errors.As(err, &damaged) { // beneath an error that says only that nothing is there
+			e = e.With("the registry's copy of "+damaged.Digest.String()+" is damaged and quarantined ("+damaged.Why+"): push it again", nil)
+		}
+	case errors.Is(err, storage.ErrImmutable):
+		e = oci.Denied.With(immutableMessage(err), nil).At(http.StatusConflict)
 	case errors.Is(err, storage.ErrNoSpace):
 		e = oci.Unknown.With("the registry's disk is full: nothing was stored; free space on it, then push again", nil).At(http.StatusInsufficientStorage)
 	case errors.As(err, &tooLarge):

@@ -36,7 +36,9 @@ func newHandler(t *testing.T) *Handler {
 		Store: new(mem.Store), Index: index,
 		Access: func(*http.Request, string, Action) error { return nil },
 		Owner:  func(r *http.Request) string { return r.Header.Get("X-User") },
-		Sparse: SparseNone, MaxManifest: 1 << 20, Grace: time.Hour, UploadExpiry: time.Hour,
+		Rules: func(string) storage.Rules {
+			return storage.Rules{Grace: time.Hour, Untagged: time.Hour, Dangling: time.Hour}
+		}, Sparse: SparseNone, MaxManifest: 1 << 20, UploadExpiry: time.Hour,
 	})
 }
 

@@ -67,7 +67,7 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount,
 		if _, err := oci.ParseName(source); err != nil || h.Access(r, source, Pull) != nil {
 			continue
 		}
-		switch _, err := h.Index.Mount(r.Context(), t.name, source, d, h.Grace); {
+		switch _, err := h.Index.Mount(r.Context(), t.name, source, d, h.Rules(t.name).Grace); {
 		case err == nil:
 			return true, created(w, t.name, d)
 		case !errors.Is(err, storage.ErrNotFound):
@@ -179,7 +179,8 @@ func (h *Handler) deleteUpload(w http.ResponseWriter, r *http.Request, t target)
 // is not nil, and lets the repository hold it. Small content never touches the
 // Store. It uses up up.
 func (h *Handler) store(r *http.Request, name string, want digest.Digest, up storage.Upload, session string) error {
-	put := storage.BlobPut{Repo: name, Session: session, Grace: h.Grace}
+	rules := h.Rules(name)
+	put := storage.BlobPut{Repo: name, Session: session, Grace: rules.Grace, Orphan: rules.Orphan}
 	if up == nil && r.ContentLength >= 0 && r.ContentLength <= storage.InlineMax {
 		return h.storeInline(r, want, put)
 	}

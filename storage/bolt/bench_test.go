@@ -49,7 +49,7 @@ func manifest(i int, layers ...digest.Digest) storage.ManifestPut {
 	for _, l := range layers {
 		m.References = append(m.References, storage.Reference{Digest: l})
 	}
-	return storage.ManifestPut{Repo: "team/app", Manifest: m, Tags: []string{fmt.Sprint("tag-", i)}, Grace: time.Hour}
+	return storage.ManifestPut{Repo: "team/app", Manifest: m, Tags: []string{fmt.Sprint("tag-", i)}, Rules: storage.Rules{Grace: time.Hour, Untagged: time.Hour}}
 }
 
 func push(b *testing.B, x *bolt.Index, i int) error {

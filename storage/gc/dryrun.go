@@ -20,6 +20,8 @@ const (
 	Upload   Kind = "upload"   // that nobody went on with
 	Blob     Kind = "blob"     // that a repository holds
 	Manifest Kind = "manifest" // that a repository holds
+	Trash    Kind = "trash"    // a manifest that was deleted, and can be restored until it goes
+	History  Kind = "history"  // of a tag that was deleted
 	Bytes    Kind = "bytes"    // in the Store, under a key
 )
 
@@ -28,6 +30,7 @@ type Entry struct {
 	Kind   Kind
 	Repo   string        // not of bytes
 	Digest digest.Digest // of a blob or manifest
+	Tag    string        // of a history
 	Upload string        // the session of an upload
 	Key    storage.Key   // of bytes
 	Size   int64         // bytes; 0 if it is not known
@@ -138,9 +141,14 @@ func orphan(key storage.Key) Entry {
 }
 
 func reviewed(v storage.Verdict) Entry {
-	e := Entry{Kind: Blob, Repo: v.Repo, Digest: v.Digest, Size: v.Size, Goes: v.Condemned, Why: v.Why}
-	if v.Manifest {
+	e := Entry{Kind: Blob, Repo: v.Repo, Digest: v.Digest, Tag: v.Tag, Size: v.Size, Goes: v.Condemned, Why: v.Why}
+	switch v.Kind {
+	case storage.KindManifest:
 		e.Kind = Manifest
+	case storage.KindTrash:
+		e.Kind = Trash
+	case storage.KindHistory:
+		e.Kind = History
 	}
 	return e
 }

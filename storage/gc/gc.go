@@ -35,6 +35,10 @@ type Config struct {
 
 	// Policy is what review may condemn.
 	Policy storage.ReviewPolicy
+
+	// Records remember the policy, so that one that has changed reaches what was
+	// reviewed before. Nil: it does not.
+	Records storage.Records
 }
 
 func (c Config) withDefaults() Config {
@@ -112,6 +116,9 @@ func (c *Collector) Metrics() []prometheus.Collector {
 // Run does a round after another until ctx ends. A round that fails is logged;
 // the next one begins where it stopped.
 func (c *Collector) Run(ctx context.Context) {
+	if err := c.requeue(ctx); err != nil && ctx.Err() == nil {
+		c.log.ErrorContext(ctx, "what an earlier policy kept was not queued again; the next start will", "error", err)
+	}
 	for {
 		began := time.Now()
 		result, err := c.Round(ctx, nil)

@@ -23,6 +23,8 @@ import (
 
 const grace = time.Hour
 
+var rules = storage.Rules{Grace: grace, Untagged: grace, Dangling: grace}
+
 // registry is a store, an index and a collector that runs until stopped.
 type registry struct {
 	t     *testing.T
@@ -76,7 +78,7 @@ func (r *registry) tag(repo, tag string, layers ...digest.Digest) {
 	for _, l := range layers {
 		m.References = append(m.References, storage.Reference{Digest: l})
 	}
-	if err := r.index.PutManifest(r.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag}, Grace: grace}); err != nil {
+	if err := r.index.PutManifest(r.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag}, Rules: rules}); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -97,7 +99,7 @@ func pass(d time.Duration) {
 
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := start(t, gc.Config{Policy: storage.ReviewPolicy{Untagged: true, Grace: time.Minute}}, nil)
+		r := start(t, gc.Config{Policy: storage.ReviewPolicy{Untagged: true, Dangling: true, Rules: storage.Rules{Grace: time.Minute, Untagged: time.Minute, Dangling: time.Minute}}}, nil)
 		used, unused := r.push("repo", "used"), r.push("repo", "unused")
 		r.tag("repo", "latest", used.Digest)
 		pass(grace - time.Minute)
@@ -106,7 +108,7 @@ func TestRun(t *testing.T) {
 		r.stored(unused, false)
 		r.stored(used, true)
 
-		if err := r.index.DeleteTag(t.Context(), "repo", "latest", grace); err != nil {
+		if err := r.index.DeleteTag(t.Context(), "repo", "latest", rules); err != nil {
 			t.Fatal(err)
 		}
 		pass(grace - time.Minute)

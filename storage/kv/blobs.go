@@ -20,25 +20,32 @@ func (x *Index) Blob(ctx context.Context, repo string, d digest.Digest) (c stora
 
 // Promise implements storage.Blobs.
 func (x *Index) Promise(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (c storage.Content, err error) {
-	var move bool
-	err = x.view(ctx, func(t tx) error {
+	err = x.promise(ctx, asBlob, repo, d, grace, func(t tx) error {
 		c, err = t.blob(repo, d)
-		due, queued := t.reviewAt(asBlob, repo, d)
-		move = queued && due < t.after(grace/2)
 		return err
 	})
+	return c, err
+}
+
+// promise reads what repo holds under d, and keeps it from review for at least
+// half of grace.
+func (x *Index) promise(ctx context.Context, h holding, repo string, d digest.Digest, grace time.Duration, read func(tx) error) error {
+	var move bool
+	err := x.view(ctx, func(t tx) error {
+		due, queued := t.reviewAt(h, repo, d)
+		move = queued && due < t.after(grace/2)
+		return read(t)
+	})
 	if err != nil || !move {
-		return c, err
+		return err
 	}
-	err = x.update(ctx, func(t tx) error {
-		// A review may have come between.
-		if c, err = t.blob(repo, d); err != nil {
+	return x.update(ctx, func(t tx) error {
+		if err := read(t); err != nil { // a review may have come between
 			return err
 		}
-		t.queue(asBlob, repo, d, grace)
+		t.queue(h, repo, d, grace)
 		return nil
 	})
-	return c, err
 }
 
 // blob returns the content that repo holds as blob d.
@@ -85,11 +92,25 @@ func (x *Index) Mount(ctx context.Context, repo, from string, d digest.Digest, g
 // holdBlob lets repo hold d, which has content, until the review finds it
 // without a manifest.
 func (t tx) holdBlob(repo string, d digest.Digest, grace time.Duration) {
-	if k := holdKey(asBlob, repo, d); !t.has(k) {
-		t.mark(k)
-		t.mark(holderKey(d).holding(asBlob).last(repo))
+	if !t.has(holdKey(asBlob, repo, d)) {
+		t.hold(asBlob, repo, d, mark)
+		t.release(asHidden, repo, d)
 	}
 	t.queue(asBlob, repo, d, grace)
+}
+
+// hold lets repo hold d, which has content.
+func (t tx) hold(h holding, repo string, d digest.Digest, value []byte) {
+	t.Put(holdKey(h, repo, d), value)
+	t.mark(holderKey(d).holding(h).last(repo))
+}
+
+// release is the reverse of hold. The caller sees to it that the content has
+// another holder, or uses drop.
+func (t tx) release(h holding, repo string, d digest.Digest) {
+	t.Delete(holdKey(h, repo, d))
+	t.Delete(holderKey(d).holding(h).last(repo))
+	t.unqueue(h, repo, d)
 }
 
 // Holders implements storage.Blobs.
@@ -109,6 +130,9 @@ func (x *Index) DeleteBlob(ctx context.Context, repo string, d digest.Digest) er
 		}
 		if parent, ok := t.first(parentKey(repo, d)); ok {
 			return fmt.Errorf("delete blob %s from %s: %w by %s", d, repo, storage.ErrReferenced, parent)
+		}
+		if _, ok := t.first(neededKey(repo, d)); ok {
+			t.hold(asHidden, repo, d, mark)
 		}
 		return t.drop(asBlob, repo, d)
 	})

@@ -11,16 +11,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A digest has one row of kindContent while any repository holds it, as a blob
-// or as a manifest, and one row of kindHolder for each of them. The row does
-// not change; it goes with the last holder.
+// A digest has one row of kindContent while any repository holds it in any way,
+// and one row of kindHolder for each of them. The row does not change, unless
+// content that is quarantined is put again; it goes with the last holder.
 
+// holdKey is the row that says that repo holds d. The letter of a holding is
+// its kind of row.
 func holdKey(h holding, repo string, d digest.Digest) key {
-	kind := byte(kindBlob)
-	if h == asManifest {
-		kind = kindManifest
-	}
-	return makeKey(kind).field(repo).last(d.String())
+	return makeKey(byte(h)).field(repo).last(d.String())
 }
 
 func holderKey(d digest.Digest) key { return makeKey(kindHolder).field(d.String()) }
@@ -29,8 +27,17 @@ func contentKey(d digest.Digest) key { return makeKey(kindContent).last(d.String
 
 func inlineKey(n uint64) key { return makeKey(kindInline).number(n) }
 
-// content returns the content of a digest that is held.
+// content returns the content of a digest that is held, unless it is
+// quarantined.
 func (t tx) content(d digest.Digest) (storage.Content, error) {
+	if err := t.damage(d); err != nil {
+		return storage.Content{}, err
+	}
+	return t.bytes(d)
+}
+
+// bytes returns the content of a digest that is held, as it is.
+func (t tx) bytes(d digest.Digest) (storage.Content, error) {
 	p, ok, err := t.place(d)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: %s is held, but has no content", errDamaged, d)
@@ -60,11 +67,16 @@ func (t tx) place(d digest.Digest) (p place, ok bool, err error) {
 }
 
 // store gives the digest of c its content. If it has one already, that stays,
-// and a key that c brings becomes an orphan.
+// and a key that c brings becomes an orphan; but quarantined content is replaced.
 func (t tx) store(c storage.Content) error {
 	p, known, err := t.place(c.Digest)
 	if err != nil {
 		return err
+	}
+	if known && t.has(damageKey(c.Digest)) {
+		t.Delete(damageKey(c.Digest))
+		t.discard(c.Digest, p)
+		known = false
 	}
 	if c.Key != "" && known && p.key == c.Key {
 		return nil // the caller repeats itself
@@ -105,9 +117,7 @@ func checkInline(c storage.Content) error {
 
 // drop takes d from repo. With the last holder the content goes too.
 func (t tx) drop(h holding, repo string, d digest.Digest) error {
-	t.Delete(holdKey(h, repo, d))
-	t.Delete(holderKey(d).holding(h).last(repo))
-	t.unqueue(h, repo, d)
+	t.release(h, repo, d)
 	if _, held := t.first(holderKey(d)); held {
 		return nil
 	}
@@ -115,13 +125,19 @@ func (t tx) drop(h holding, repo string, d digest.Digest) error {
 	if err != nil || !ok {
 		return err
 	}
+	t.Delete(damageKey(d))
+	t.discard(d, p)
+	return nil
+}
+
+// discard lets go of the bytes of d, which are at p.
+func (t tx) discard(d digest.Digest, p place) {
 	t.Delete(contentKey(d))
 	if p.key != "" {
 		t.orphan(p.key, t.now)
 	} else if p.size > 0 {
 		t.Delete(inlineKey(p.inline))
 	}
-	return nil
 }
 
 func orphanAtKey(k storage.Key) key { return makeKey(kindOrphanAt).last(string(k)) }

@@ -14,6 +14,7 @@ import (
 const (
 	kindBlob     = 'b' // repository, digest
 	kindContent  = 'c' // digest → where the bytes are
+	kindDamage   = 'd' // digest → why its content is quarantined, since when
 	kindTagOf    = 'g' // repository, digest, tag
 	kindHolder   = 'h' // digest, holding, repository
 	kindInline   = 'i' // number → bytes
@@ -32,16 +33,23 @@ const (
 	kindTag      = 't' // repository, tag → digest
 	kindSession  = 'u' // id → session
 	kindIdle     = 'U' // time of the last write, id
+	kindTrashed  = 'x' // repository, digest → a deleted manifest
+	kindHidden   = 'X' // repository, digest of a deleted blob that a deleted manifest needs
 	kindHistory  = 'y' // repository, tag, inverted number of the change → change
+	kindNeeded   = 'z' // repository, child, deleted parent
 )
 
-// holding tells the two ways apart in which a repository holds a digest. The
-// same bytes can be both.
+// holding tells the ways apart in which a repository holds a digest. The same
+// bytes can be held in several. In the collector's queue it also says what an
+// entry is about.
 type holding byte
 
 const (
 	asBlob     holding = 'b'
 	asManifest holding = 'm'
+	asTrash    holding = 'x' // a deleted manifest
+	asHidden   holding = 'X' // a deleted blob that a deleted manifest needs
+	asHistory  holding = 'y' // in the queue only: the changes of a tag, in place of the digest
 )
 
 // key is a key under construction.

@@ -2,7 +2,6 @@ package kv
 
 import (
 	"crypto/sha256"
-	"time"
 
 	"berth.internal/storage"
 	"github.com/opencontainers/go-digest"
@@ -38,18 +37,34 @@ func (t tx) link(repo string, m storage.Manifest) {
 }
 
 // unlink removes what link wrote and queues what m referred to.
-func (t tx) unlink(repo string, m storage.Manifest, grace time.Duration) {
+func (t tx) unlink(repo string, m storage.Manifest, rules storage.Rules) error {
+	t.cut(repo, m)
+	return t.queueReferences(repo, m, rules)
+}
+
+// cut removes what link wrote.
+func (t tx) cut(repo string, m storage.Manifest) {
 	for _, ref := range m.References {
 		t.Delete(parentKey(repo, ref.Digest).last(m.Digest.String()))
-		// In both ways: which of them kept it depends on what came when.
-		for _, h := range []holding{asBlob, asManifest} {
-			if t.has(holdKey(h, repo, ref.Digest)) {
-				t.queue(h, repo, ref.Digest, grace)
-			}
-		}
 	}
 	if m.Subject != "" {
 		t.Delete(referrerKey(repo, m.Subject).last(m.Digest.String()))
 		t.Delete(referrerTypeKey(repo, m.Subject, m.ArtifactType).last(m.Digest.String()))
 	}
+}
+
+// queueReferences queues what m referred to, as a blob and as a manifest: which
+// of them it kept depends on what came when.
+func (t tx) queueReferences(repo string, m storage.Manifest, rules storage.Rules) error {
+	for _, ref := range m.References {
+		if t.has(holdKey(asBlob, repo, ref.Digest)) {
+			t.queue(asBlob, repo, ref.Digest, rules.Grace)
+		}
+		if t.has(holdKey(asManifest, repo, ref.Digest)) {
+			if err := t.queueManifest(repo, ref.Digest, rules); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -20,6 +20,15 @@ func (x *Index) Manifest(ctx context.Context, repo string, d digest.Digest) (m s
 	return m, err
 }
 
+// PromiseManifest implements storage.Manifests.
+func (x *Index) PromiseManifest(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (m storage.Manifest, err error) {
+	err = x.promise(ctx, asManifest, repo, d, grace, func(t tx) error {
+		m, err = t.manifest(repo, d)
+		return err
+	})
+	return m, err
+}
+
 // Tagged implements storage.Manifests.
 func (x *Index) Tagged(ctx context.Context, repo, tag string) (m storage.Manifest, err error) {
 	err = x.view(ctx, func(t tx) error {
@@ -69,19 +78,25 @@ func (x *Index) PutManifest(ctx context.Context, put storage.ManifestPut) error 
 		if err := t.store(put.Manifest.Content); err != nil {
 			return fmt.Errorf("put manifest %s in %s: %w", put.Manifest.Digest, put.Repo, err)
 		}
-		if err := t.holdManifest(put.Repo, put.Manifest, put.Grace); err != nil {
+		put.Manifest.Pushed = fromNanos(t.now)
+		if err := t.holdManifest(put.Repo, put.Manifest, put.Rules); err != nil {
 			return err
 		}
-		for _, tag := range put.Tags {
-			if err := t.moveTag(put.Repo, tag, put.Manifest.Digest, put.Grace); err != nil {
-				return err
-			}
-		}
-		if _, tagged := t.first(tagOfKey(put.Repo, put.Manifest.Digest)); !tagged {
-			t.queue(asManifest, put.Repo, put.Manifest.Digest, put.Grace)
-		}
-		return nil
+		return t.name(put.Repo, put.Manifest.Digest, put.Tags, put.Rules)
 	})
+}
+
+// name moves tags to manifest d, which repo holds, and queues it if it has none.
+func (t tx) name(repo string, d digest.Digest, tags []string, rules storage.Rules) error {
+	for _, tag := range tags {
+		if err := t.moveTag(repo, tag, d, rules); err != nil {
+			return err
+		}
+	}
+	if _, tagged := t.first(tagOfKey(repo, d)); !tagged {
+		return t.queueManifest(repo, d, rules)
+	}
+	return nil
 }
 
 // checkPut tells whether all is as put demands.
@@ -107,16 +122,18 @@ func (t tx) checkPut(put storage.ManifestPut) error {
 }
 
 // holds tells whether repo holds what ref names. A child of an index is a
-// manifest if there is one, else a blob.
+// manifest if there is one, else a blob. Quarantined content is as good as
+// none: who is told so pushes it again.
 func (t tx) holds(repo string, ref storage.Reference) bool {
-	return ref.Manifest && t.has(holdKey(asManifest, repo, ref.Digest)) ||
+	held := ref.Manifest && t.has(holdKey(asManifest, repo, ref.Digest)) ||
 		t.has(holdKey(asBlob, repo, ref.Digest))
+	return held && !t.has(damageKey(ref.Digest))
 }
 
-// holdManifest lets repo hold m, whose content is stored.
-func (t tx) holdManifest(repo string, m storage.Manifest, grace time.Duration) error {
+// holdManifest lets repo hold m, whose content is stored. If it does already,
+// m's time of push stays.
+func (t tx) holdManifest(repo string, m storage.Manifest, rules storage.Rules) error {
 	k := holdKey(asManifest, repo, m.Digest)
-	m.Pushed = fromNanos(t.now)
 	if v := t.Get(k); v != nil {
 		old, err := t.manifestRow(repo, m.Digest)
 		if err != nil {
@@ -126,16 +143,17 @@ func (t tx) holdManifest(repo string, m storage.Manifest, grace time.Duration) e
 		if bytes.Equal(v, manifestRow(m)) {
 			return nil
 		}
-		t.unlink(repo, old, grace)
+		if err := t.unlink(repo, old, rules); err != nil {
+			return err
+		}
 	}
-	t.Put(k, manifestRow(m))
-	t.mark(holderKey(m.Digest).holding(asManifest).last(repo))
+	t.hold(asManifest, repo, m.Digest, manifestRow(m))
 	t.link(repo, m)
-	return nil
+	return t.forgetTrash(repo, m.Digest)
 }
 
 // DeleteManifest implements storage.Manifests.
-func (x *Index) DeleteManifest(ctx context.Context, repo string, d digest.Digest, grace time.Duration) error {
+func (x *Index) DeleteManifest(ctx context.Context, repo string, d digest.Digest, rules storage.Rules) error {
 	return x.update(ctx, func(t tx) error {
 		m, err := t.manifestRow(repo, d)
 		if err != nil {
@@ -144,21 +162,53 @@ func (x *Index) DeleteManifest(ctx context.Context, repo string, d digest.Digest
 		if parent, ok := t.first(parentKey(repo, d)); ok {
 			return fmt.Errorf("delete manifest %s from %s: %w by %s", d, repo, storage.ErrReferenced, parent)
 		}
-		for _, tag := range t.all(tagOfKey(repo, d)) {
-			t.setTag(repo, tag, d, "")
+		tags := t.all(tagOfKey(repo, d))
+		for _, tag := range tags {
+			if err := t.takeTag(repo, tag, d, rules); err != nil {
+				return fmt.Errorf("delete manifest %s: %w", d, err)
+			}
 		}
-		return t.dropManifest(repo, m, grace)
+		if rules.Trash > 0 {
+			return t.trash(repo, m, tags, rules)
+		}
+		return t.dropManifest(repo, m, rules)
 	})
 }
 
 // dropManifest takes m, which has no tag, from repo, and queues what it may
 // have kept.
-func (t tx) dropManifest(repo string, m storage.Manifest, grace time.Duration) error {
-	t.unlink(repo, m, grace)
-	for _, referrer := range t.all(referrerKey(repo, m.Digest)) {
-		t.queue(asManifest, repo, digest.Digest(referrer), grace)
+func (t tx) dropManifest(repo string, m storage.Manifest, rules storage.Rules) error {
+	if err := t.unlink(repo, m, rules); err != nil {
+		return err
+	}
+	if err := t.queueReferrers(repo, m.Digest, rules); err != nil {
+		return err
 	}
 	return t.drop(asManifest, repo, m.Digest)
+}
+
+// queueReferrers queues the manifests whose subject d is.
+func (t tx) queueReferrers(repo string, d digest.Digest, rules storage.Rules) error {
+	for _, referrer := range t.all(referrerKey(repo, d)) {
+		if err := t.queueManifest(repo, digest.Digest(referrer), rules); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queueManifest queues manifest d of repo with the grace for its sort.
+func (t tx) queueManifest(repo string, d digest.Digest, rules storage.Rules) error {
+	m, err := t.manifestRow(repo, d)
+	if err != nil {
+		return err
+	}
+	grace := rules.Untagged
+	if m.Subject != "" {
+		grace = rules.Dangling
+	}
+	t.queue(asManifest, repo, d, grace)
+	return nil
 }
 
 // all returns all that follows prefix.

@@ -75,8 +75,12 @@ func (x *Index) Review(ctx context.Context, policy storage.ReviewPolicy, n int) 
 }
 
 func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error) {
+	until := t.now
+	if policy.DryRun {
+		until = t.after(policy.Ahead)
+	}
 	var list []storage.Verdict
-	for _, e := range t.due(n) {
+	for _, e := range t.due(until, n) {
 		v, err := t.judge(e, policy)
 		if err != nil {
 			return nil, fmt.Errorf("review %s in %s: %w", e.digest, e.repo, err)
@@ -85,19 +89,19 @@ func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error
 		if policy.DryRun {
 			continue
 		}
-		if err := t.carryOut(e, v, policy); err != nil {
+		if err := t.carryOut(e, v, policy.Rules); err != nil {
 			return nil, fmt.Errorf("condemn %s in %s: %w", e.digest, e.repo, err)
 		}
 	}
 	return list, nil
 }
 
-// due returns up to n entries that are due.
-func (t tx) due(n int) []entry {
+// due returns up to n entries that are due then.
+func (t tx) due(until int64, n int) []entry {
 	var list []entry
 	for rest := range t.scan(makeKey(kindReview), "") {
 		due, rest, ok := cutNumber(rest)
-		if len(list) >= n || int64(due) > t.now || !ok || rest == "" {
+		if len(list) >= n || int64(due) > until || !ok || rest == "" {
 			break
 		}
 		e := entry{due: int64(due), as: holding(rest[0])}
@@ -110,7 +114,22 @@ func (t tx) due(n int) []entry {
 
 // judge decides on e.
 func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error) {
-	v := storage.Verdict{Repo: e.repo, Digest: e.digest, Manifest: e.as == asManifest}
+	v := storage.Verdict{Repo: e.repo, Digest: e.digest, Due: fromNanos(e.due)}
+	switch e.as {
+	case asHistory:
+		v.Kind, v.Digest, v.Tag = storage.KindHistory, "", e.digest.String()
+		v.Condemned, v.Why = true, "the tag was deleted"
+		if t.tag(e.repo, v.Tag) != "" {
+			v.Condemned, v.Why = false, "the tag is there again"
+		}
+		return v, nil
+	case asTrash:
+		v.Kind = storage.KindTrash
+	case asManifest:
+		v.Kind = storage.KindManifest
+	default:
+		v.Kind = storage.KindBlob
+	}
 	if !t.has(holdKey(e.as, e.repo, e.digest)) {
 		v.Why = "it is no longer held"
 		return v, nil
@@ -120,17 +139,30 @@ func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error)
 		return v, err
 	}
 	v.Size = p.size
+	if e.as == asTrash {
+		v.Condemned, v.Why = true, "its time in the trash is over"
+		return v, nil
+	}
 	if parent, ok := t.first(parentKey(e.repo, e.digest)); ok {
 		v.Why = "manifest " + parent + " refers to it"
+		return v, nil
+	}
+	if parent, ok := t.first(neededKey(e.repo, e.digest)); ok {
+		v.Why = "manifest " + parent + " in the trash refers to it"
 		return v, nil
 	}
 	if e.as == asBlob {
 		v.Condemned, v.Why = true, "no manifest refers to it"
 		return v, nil
 	}
+	return v, t.judgeManifest(e, policy, &v)
+}
+
+// judgeManifest decides on a manifest that no other one refers to.
+func (t tx) judgeManifest(e entry, policy storage.ReviewPolicy, v *storage.Verdict) error {
 	m, err := t.manifestRow(e.repo, e.digest)
 	if err != nil {
-		return v, err
+		return err
 	}
 	tag, tagged := t.first(tagOfKey(e.repo, e.digest))
 	switch {
@@ -138,22 +170,34 @@ func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error)
 		v.Why = "tagged " + tag
 	case m.Subject != "" && t.has(holdKey(asManifest, e.repo, m.Subject)):
 		v.Why = "its subject " + m.Subject.String() + " is there"
-	case !policy.Untagged:
+	case m.Subject != "" && t.has(holdKey(asTrash, e.repo, m.Subject)):
+		v.Why = "its subject " + m.Subject.String() + " is in the trash"
+	case m.Subject != "" && !policy.Dangling:
+		v.Why = "referrers without their subject are kept"
+	case m.Subject == "" && !policy.Untagged:
 		v.Why = "untagged manifests are kept"
 	case m.Subject != "":
 		v.Condemned, v.Why = true, "untagged, and its subject "+m.Subject.String()+" is gone"
 	default:
 		v.Condemned, v.Why = true, "untagged"
 	}
-	return v, nil
+	return nil
 }
 
 // carryOut does what v says and takes e from the queue.
-func (t tx) carryOut(e entry, v storage.Verdict, policy storage.ReviewPolicy) error {
+func (t tx) carryOut(e entry, v storage.Verdict, rules storage.Rules) error {
 	switch {
 	case !v.Condemned:
 		t.unqueue(e.as, e.repo, e.digest)
 		return nil
+	case e.as == asHistory:
+		t.unqueue(e.as, e.repo, e.digest)
+		for _, change := range t.all(historyKey(e.repo, v.Tag)) {
+			t.Delete(historyKey(e.repo, v.Tag).last(change))
+		}
+		return nil
+	case e.as == asTrash:
+		return t.purge(e.repo, e.digest, rules)
 	case e.as == asBlob:
 		return t.drop(asBlob, e.repo, e.digest)
 	}
@@ -161,7 +205,7 @@ func (t tx) carryOut(e entry, v storage.Verdict, policy storage.ReviewPolicy) er
 	if err != nil {
 		return err
 	}
-	return t.dropManifest(e.repo, m, policy.Grace)
+	return t.dropManifest(e.repo, m, rules)
 }
 
 // Intend implements storage.Collector.

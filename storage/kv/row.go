@@ -111,6 +111,30 @@ func readPlace(v []byte) (place, error) {
 	return p, f.end("a content")
 }
 
+// trashedRow is what the Index keeps of a deleted manifest.
+func trashedRow(m storage.Trashed) row {
+	r := makeRow().uint(uint64(toNanos(m.Deleted))).uint(uint64(toNanos(m.Until))).uint(uint64(len(m.Tags)))
+	for _, tag := range m.Tags {
+		r = r.text(tag)
+	}
+	return r.text(string(manifestRow(m.Manifest)))
+}
+
+func readTrashed(v []byte) (storage.Trashed, error) {
+	f := readRow(v)
+	m := storage.Trashed{Deleted: fromNanos(f.int()), Until: fromNanos(f.int())}
+	for range f.list() {
+		m.Tags = append(m.Tags, f.text())
+	}
+	inner := f.text()
+	if err := f.end("a deleted manifest"); err != nil {
+		return m, err
+	}
+	var err error
+	m.Manifest, err = readManifest([]byte(inner))
+	return m, err
+}
+
 // Flags of a reference.
 const (
 	refManifest = 1 << iota

@@ -42,11 +42,18 @@ func TestManifestRow(t *testing.T) {
 func FuzzRows(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte(manifestRow(storage.Manifest{MediaType: "x", References: []storage.Reference{{Digest: "d"}}})))
+	f.Add([]byte(trashedRow(storage.Trashed{Manifest: storage.Manifest{MediaType: "x"}, Tags: []string{"latest"}, Until: time.Unix(1, 0)})))
 	f.Add([]byte(place{size: 5, key: "k", inline: 7}.row()))
 	f.Add([]byte("\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, v []byte) {
 		if m, err := readManifest(v); err == nil {
 			again, err := readManifest(manifestRow(m))
+			if diff := cmp.Diff(m, again); diff != "" || err != nil {
+				t.Errorf("%q reads as %+v, and that as another: %v\n%s", v, m, err, diff)
+			}
+		}
+		if m, err := readTrashed(v); err == nil {
+			again, err := readTrashed(trashedRow(m))
 			if diff := cmp.Diff(m, again); diff != "" || err != nil {
 				t.Errorf("%q reads as %+v, and that as another: %v\n%s", v, m, err, diff)
 			}

@@ -1,10 +1,10 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
-	"time"
 
 	"berth.internal/storage"
 	"github.com/opencontainers/go-digest"
@@ -24,16 +24,39 @@ func historyKey(repo, tag string) key { return makeKey(kindHistory).field(repo).
 func (t tx) tag(repo, tag string) digest.Digest { return digest.Digest(t.Get(tagKey(repo, tag))) }
 
 // moveTag puts tag on d and queues what it was on.
-func (t tx) moveTag(repo, tag string, d digest.Digest, grace time.Duration) error {
+func (t tx) moveTag(repo, tag string, d digest.Digest, rules storage.Rules) error {
 	old := t.tag(repo, tag)
-	if old == d {
+	switch {
+	case old == d:
 		return nil
+	case old != "" && rules.Immutable != nil && rules.Immutable(tag):
+		return fmt.Errorf("tag %s in %s is on %s: %w", tag, repo, old, storage.ErrImmutable)
 	}
 	t.setTag(repo, tag, old, d)
-	if old != "" {
-		t.queue(asManifest, repo, old, grace)
+	t.unqueue(asHistory, repo, digest.Digest(tag))
+	if old == "" {
+		return nil
 	}
+	return t.queueUntagged(repo, old, rules)
+}
+
+// takeTag takes tag, which is on d, from repo. Its history stays as long as
+// trash does.
+func (t tx) takeTag(repo, tag string, d digest.Digest, rules storage.Rules) error {
+	if rules.Immutable != nil && rules.Immutable(tag) {
+		return fmt.Errorf("tag %s in %s is on %s: %w", tag, repo, d, storage.ErrImmutable)
+	}
+	t.setTag(repo, tag, d, "")
+	t.queue(asHistory, repo, digest.Digest(tag), rules.Trash)
 	return nil
+}
+
+// queueUntagged queues manifest d of repo, from which a tag was taken: as long
+// as there is trash, the tag can be restored.
+func (t tx) queueUntagged(repo string, d digest.Digest, rules storage.Rules) error {
+	rules.Untagged = max(rules.Untagged, rules.Trash)
+	rules.Dangling = max(rules.Dangling, rules.Trash)
+	return t.queueManifest(repo, d, rules)
 }
 
 // setTag moves tag from old to d; empty is nowhere.
@@ -65,15 +88,16 @@ func (t tx) remember(repo, tag string, d digest.Digest) {
 }
 
 // DeleteTag implements storage.Manifests.
-func (x *Index) DeleteTag(ctx context.Context, repo, tag string, grace time.Duration) error {
+func (x *Index) DeleteTag(ctx context.Context, repo, tag string, rules storage.Rules) error {
 	return x.update(ctx, func(t tx) error {
 		d := t.tag(repo, tag)
 		if d == "" {
 			return fmt.Errorf("delete tag %s from %s: %w", tag, repo, storage.ErrNotFound)
 		}
-		t.setTag(repo, tag, d, "")
-		t.queue(asManifest, repo, d, grace)
-		return nil
+		if err := t.takeTag(repo, tag, d, rules); err != nil {
+			return err
+		}
+		return t.queueUntagged(repo, d, rules)
 	})
 }
 
@@ -86,6 +110,32 @@ func (x *Index) Tags(ctx context.Context, repo, after string, n int) (tags []str
 			return fmt.Errorf("tags of %s: %w", repo, storage.ErrNotFound)
 		}
 		tags = t.page(makeKey(kindTag).field(repo), after, n)
+		return nil
+	})
+	return tags, err
+}
+
+// PastTags implements storage.Manifests.
+func (x *Index) PastTags(ctx context.Context, repo, after string, n int) (tags []string, err error) {
+	prefix := makeKey(kindHistory).field(repo)
+	err = x.view(ctx, func(t tx) error {
+		for len(tags) < n {
+			from := bytes.Clone(prefix)
+			if after != "" {
+				from = append(append(from, after...), 1) // beyond all changes of after
+			}
+			found := false
+			for k := range t.Ascend(from) {
+				if found = bytes.HasPrefix(k, prefix); found {
+					after, _ = cut(string(k[len(prefix):]))
+				}
+				break
+			}
+			if !found {
+				return nil
+			}
+			tags = append(tags, after)
+		}
 		return nil
 	})
 	return tags, err

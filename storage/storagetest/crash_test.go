@@ -115,7 +115,7 @@ func pushOne(s storage.Store, x storage.Index, repo, tag string) error {
 	}
 	body := fmt.Append(nil, "manifest of ", repo, tag)
 	m.Content = storage.Content{Digest: digest.FromBytes(body), Size: int64(len(body)), Inline: body}
-	return x.PutManifest(ctx, storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag, "latest"}, Grace: time.Hour})
+	return x.PutManifest(ctx, storage.ManifestPut{Repo: repo, Manifest: m, Tags: []string{tag, "latest"}, Rules: storage.Rules{Grace: time.Hour, Untagged: time.Hour, Dangling: time.Hour}})
 }
 
 // TestCrash kills a program that pushes, at random points, and looks at what it

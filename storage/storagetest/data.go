@@ -25,6 +25,12 @@ type NewData func(t *testing.T, now func() time.Time) (open func() Data)
 // grace is the time until review in these tests.
 const grace = time.Hour
 
+// rules are those of names in these tests, without trash.
+var rules = storage.Rules{Grace: grace, Untagged: grace, Dangling: grace}
+
+// everything is the policy that keeps nothing without a use.
+var everything = storage.ReviewPolicy{Untagged: true, Dangling: true, Rules: rules}
+
 // clock is a time that moves when told to.
 type clock struct {
 	mu  sync.Mutex
@@ -140,7 +146,7 @@ func image(data string, refs ...storage.Reference) storage.Manifest {
 // push puts m into repo under tags.
 func (f *fixture) push(repo string, m storage.Manifest, tags ...string) digest.Digest {
 	f.t.Helper()
-	f.ok(f.PutManifest(f.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: tags, Grace: grace}))
+	f.ok(f.PutManifest(f.t.Context(), storage.ManifestPut{Repo: repo, Manifest: m, Tags: tags, Rules: rules}))
 	return m.Digest
 }
 
@@ -193,7 +199,7 @@ func (f *fixture) orphans(want ...storage.Key) {
 }
 
 // collect reviews all that is due until nothing is, and returns what was
-// condemned.
+// condemned, but for the histories of tags.
 func (f *fixture) collect(policy storage.ReviewPolicy) (condemned []digest.Digest) {
 	f.t.Helper()
 	for {
@@ -206,7 +212,7 @@ func (f *fixture) collect(policy storage.ReviewPolicy) (condemned []digest.Diges
 			if v.Why == "" {
 				f.t.Errorf("verdict %+v does not say why", v)
 			}
-			if v.Condemned {
+			if v.Condemned && v.Kind != storage.KindHistory {
 				condemned = append(condemned, v.Digest)
 			}
 		}

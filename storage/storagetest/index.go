@@ -39,12 +39,23 @@ func TestIndex(t *testing.T, fresh NewData) {
 		{"tags/long history", testHistoryLong},
 		{"repositories", testRepositories},
 		{"referrers", testReferrers},
+		{"trash/restore", testTrashRestore},
+		{"trash/tags", testTrashTags},
+		{"trash/hidden blob", testTrashHidden},
+		{"trash/purge", testTrashPurge},
+		{"trash/pushed again", testTrashPushedAgain},
+		{"trash/referrers", testTrashReferrers},
+		{"immutable", testImmutable},
 		{"sessions", testSessions},
 		{"review/rules", testReviewRules},
 		{"review/cascade", testReviewCascade},
 		{"review/dry run", testReviewDryRun},
 		{"review/queue", testReviewQueue},
+		{"review/graces", testReviewGraces},
+		{"review/requeue", testRequeue},
 		{"orphans", testOrphans},
+		{"care/quarantine", testQuarantine},
+		{"care/contents", testContents},
 		{"together/one digest", testTogetherDigest},
 		{"together/if match", testTogetherIfMatch},
 		{"together/failures", testTogetherFailures},
@@ -153,13 +164,13 @@ func testIndexReopen(t *testing.T, f *fixture) {
 	f.hasBlob("team/app", cfg, true)
 	f.hasBlob("team/app", layer, true)
 	f.orphans()
-	if got := f.collect(storage.ReviewPolicy{Untagged: true}); len(got) != 0 {
+	if got := f.collect(everything); len(got) != 0 {
 		t.Errorf("review after reopening condemned %v", got)
 	}
-	f.ok(f.DeleteManifest(ctx, "team/app", m.Digest, grace))
+	f.ok(f.DeleteManifest(ctx, "team/app", m.Digest, rules))
 	f.reopen()
 	f.clock.add(grace)
-	f.collect(storage.ReviewPolicy{Untagged: true})
+	f.collect(everything)
 	f.reopen()
 	f.hasBlob("team/app", cfg, false)
 	f.orphans("key-1")

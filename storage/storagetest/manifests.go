@@ -53,7 +53,7 @@ func testManifestRoundTrip(t *testing.T, f *fixture) {
 
 	bad := image("bad")
 	bad.Size++
-	if err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: bad, Grace: grace}); err == nil {
+	if err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: bad, Rules: rules}); err == nil {
 		t.Error("PutManifest with a wrong size succeeded")
 	}
 	f.hasManifest("repo", bad.Digest, false)
@@ -68,7 +68,7 @@ func testManifestMissing(t *testing.T, f *fixture) {
 	m.References = append(m.References, storage.Reference{Digest: digest.FromString("sparse"), Optional: true})
 	old := f.push("repo", image("old"), "latest")
 
-	err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest", "new"}, Grace: grace})
+	err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest", "new"}, Rules: rules})
 	var missing *storage.MissingError
 	if !errors.As(err, &missing) {
 		t.Fatalf("PutManifest = %v, want a MissingError", err)
@@ -88,18 +88,18 @@ func testManifestChildren(t *testing.T, f *fixture) {
 	// Build caches are indexes of blobs.
 	blob, child := f.blob("repo", "blob"), f.push("repo", image("child"))
 	index := f.push("repo", image("index", children(blob, child)...), "latest")
-	f.is(storage.ErrReferenced, f.DeleteManifest(ctx, "repo", child, grace), "DeleteManifest of a child")
+	f.is(storage.ErrReferenced, f.DeleteManifest(ctx, "repo", child, rules), "DeleteManifest of a child")
 	f.is(storage.ErrReferenced, f.DeleteBlob(ctx, "repo", blob), "DeleteBlob of a child")
 	f.clock.add(grace)
-	equal(t, "condemned", f.collect(storage.ReviewPolicy{Untagged: true}))
+	equal(t, "condemned", f.collect(everything))
 
 	// A manifest is not good for a layer.
-	err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: image("x", layers(child)...), Grace: grace})
+	err := f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: image("x", layers(child)...), Rules: rules})
 	if _, ok := errors.AsType[*storage.MissingError](err); !ok {
 		t.Errorf("PutManifest with a manifest as layer = %v, want a MissingError", err)
 	}
-	f.ok(f.DeleteManifest(ctx, "repo", index, 0))
-	f.ok(f.DeleteManifest(ctx, "repo", child, 0))
+	f.ok(f.DeleteManifest(ctx, "repo", index, storage.Rules{}))
+	f.ok(f.DeleteManifest(ctx, "repo", child, storage.Rules{}))
 	f.ok(f.DeleteBlob(ctx, "repo", blob))
 }
 
@@ -136,7 +136,7 @@ func testManifestIfMatch(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	one, two, three := image("1"), image("2"), image("3")
 	put := func(m storage.Manifest, match digest.Digest, tags ...string) error {
-		return f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: m, Tags: tags, IfMatch: match, Grace: grace})
+		return f.PutManifest(ctx, storage.ManifestPut{Repo: "repo", Manifest: m, Tags: tags, IfMatch: match, Rules: rules})
 	}
 	f.is(storage.ErrConflict, put(one, one.Digest, "latest"), "PutManifest on a tag that does not exist")
 	f.hasManifest("repo", one.Digest, false)
@@ -153,7 +153,7 @@ func testManifestStored(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	m := image("m")
 	m.Content = stored("m", "key")
-	put := storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest"}, Grace: grace}
+	put := storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest"}, Rules: rules}
 	f.is(storage.ErrNotFound, f.PutManifest(ctx, put), "PutManifest of a key that was not announced")
 	f.tagged("repo", "latest", "")
 	f.ok(f.Intend(ctx, "key", grace))
@@ -164,7 +164,7 @@ func testManifestStored(t *testing.T, f *fixture) {
 	f.ok(f.PutManifest(ctx, put)) // once more with the same key
 	f.clock.add(2 * grace)
 	f.orphans()
-	f.ok(f.DeleteManifest(ctx, "repo", m.Digest, 0))
+	f.ok(f.DeleteManifest(ctx, "repo", m.Digest, storage.Rules{}))
 	f.orphans("key")
 }
 
@@ -178,21 +178,21 @@ func testManifestAlsoBlob(t *testing.T, f *fixture) {
 	f.hasBlob("repo", c.Digest, false)
 	f.tagged("repo", "latest", c.Digest)
 	f.orphans()
-	f.ok(f.DeleteManifest(ctx, "repo", c.Digest, 0))
+	f.ok(f.DeleteManifest(ctx, "repo", c.Digest, storage.Rules{}))
 	f.orphans("key")
 }
 
 func testManifestDelete(t *testing.T, f *fixture) {
 	ctx := t.Context()
-	f.is(storage.ErrNotFound, f.DeleteManifest(ctx, "repo", digest.FromString("none"), grace), "DeleteManifest of an unknown digest")
+	f.is(storage.ErrNotFound, f.DeleteManifest(ctx, "repo", digest.FromString("none"), rules), "DeleteManifest of an unknown digest")
 	shared, own := f.blob("repo", "shared"), f.blob("repo", "own")
 	keep := f.push("repo", image("keep", layers(shared)...), "keep")
 	drop := f.push("repo", image("drop", layers(shared, own)...), "1", "2")
 	f.clock.add(grace)
-	equal(t, "condemned before", f.collect(storage.ReviewPolicy{Untagged: true}))
+	equal(t, "condemned before", f.collect(everything))
 
-	f.ok(f.DeleteManifest(ctx, "repo", drop, grace))
-	f.is(storage.ErrNotFound, f.DeleteManifest(ctx, "repo", drop, grace), "second DeleteManifest")
+	f.ok(f.DeleteManifest(ctx, "repo", drop, rules))
+	f.is(storage.ErrNotFound, f.DeleteManifest(ctx, "repo", drop, rules), "second DeleteManifest")
 	f.hasManifest("repo", drop, false)
 	f.tagged("repo", "1", "")
 	f.tagged("repo", "2", "")
@@ -266,7 +266,7 @@ func testReferrers(t *testing.T, f *fixture) {
 		f.ok(err)
 		t.Run(tc.name, func(t *testing.T) { same(t, got, tc.want) })
 	}
-	f.ok(f.DeleteManifest(ctx, "repo", every[0].Digest, grace))
+	f.ok(f.DeleteManifest(ctx, "repo", every[0].Digest, rules))
 	got, err := f.Referrers(ctx, "repo", subject, "", "", 10)
 	f.ok(err)
 	same(t, got, every[1:])
@@ -296,8 +296,8 @@ func testRepositories(t *testing.T, f *fixture) {
 		f.ok(err)
 		equal(t, "Repositories after "+tc.after, got, tc.want...)
 	}
-	f.ok(f.DeleteManifest(ctx, "a-b", image("m").Digest, 0))
-	f.ok(f.DeleteManifest(ctx, "a-b", image("n").Digest, 0))
+	f.ok(f.DeleteManifest(ctx, "a-b", image("m").Digest, storage.Rules{}))
+	f.ok(f.DeleteManifest(ctx, "a-b", image("n").Digest, storage.Rules{}))
 	got, err := f.Repositories(ctx, "", 10)
 	f.ok(err)
 	equal(t, "Repositories after one lost all", got, "a", "a/x", "ab", "b")

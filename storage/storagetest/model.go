@@ -25,6 +25,8 @@ func TestModel(t *testing.T, fresh NewData, seeds int) {
 				blobs:     map[held]int64{},
 				manifests: map[held]storage.Manifest{},
 				tags:      map[[2]string]digest.Digest{},
+				trash:     map[held]trashed{},
+				hidden:    map[held]bool{},
 				keys:      map[digest.Digest]storage.Key{},
 				orphaned:  map[storage.Key]bool{},
 			}
@@ -46,6 +48,12 @@ type held struct {
 	digest digest.Digest
 }
 
+// trashed is a manifest in the trash.
+type trashed struct {
+	storage.Manifest
+	tags []string
+}
+
 // model is what the Index should hold, in maps. For a blob it knows the time
 // before which review must leave it alone.
 type model struct {
@@ -55,6 +63,8 @@ type model struct {
 	blobs     map[held]int64
 	manifests map[held]storage.Manifest
 	tags      map[[2]string]digest.Digest
+	trash     map[held]trashed
+	hidden    map[held]bool                 // blobs that were deleted while something in the trash needed them
 	keys      map[digest.Digest]storage.Key // of all content that is held
 	orphaned  map[storage.Key]bool
 	nextKey   int
@@ -70,11 +80,15 @@ func (m *model) step() {
 	steps := []func(){
 		m.putBlob, m.putBlob, m.mount, m.deleteBlob, m.promise,
 		m.putManifest, m.putManifest, m.putManifest, m.deleteManifest, m.deleteTag,
+		m.deleteManifest, m.restore, m.restore, m.purge,
 		m.review, m.review, m.sweep,
 		func() { m.clock.add(time.Duration(m.rand.IntN(60)) * time.Minute) },
 	}
-	if m.rand.IntN(40) == 0 {
+	switch m.rand.IntN(80) {
+	case 0, 1:
 		steps = []func(){m.reopen}
+	case 2:
+		steps = []func(){m.clean}
 	}
 	steps[m.rand.IntN(len(steps))]()
 }
@@ -99,6 +113,15 @@ func when(condition bool, want error) error {
 	return nil
 }
 
+// rules are those of one step: sometimes there is trash.
+func (m *model) rules() storage.Rules {
+	r := rules
+	if m.rand.IntN(3) > 0 {
+		r.Trash = 2 * grace
+	}
+	return r
+}
+
 // safe is the time until which review must leave what was just promised alone.
 func (m *model) safe() int64 { return m.clock.Now().Add(grace).UnixNano() }
 
@@ -115,7 +138,7 @@ func (m *model) putBlob() {
 	}
 	m.keys[c.Digest] = c.Key
 	same(m.t, got, c)
-	m.blobs[held{repo, c.Digest}] = m.safe()
+	m.hold(held{repo, c.Digest})
 }
 
 func (m *model) mount() {
@@ -124,8 +147,14 @@ func (m *model) mount() {
 	_, err := m.Mount(m.t.Context(), to, from, d, grace)
 	m.did("mount", err, when(!ok, storage.ErrNotFound))
 	if ok {
-		m.blobs[held{to, d}] = m.safe()
+		m.hold(held{to, d})
 	}
+}
+
+// hold lets the model hold a blob.
+func (m *model) hold(h held) {
+	m.blobs[h] = m.safe()
+	delete(m.hidden, h)
 }
 
 func (m *model) promise() {
@@ -141,12 +170,25 @@ func (m *model) promise() {
 // parents returns the manifests of repo that refer to d.
 func (m *model) parents(repo string, d digest.Digest) (list []digest.Digest) {
 	for h, man := range m.manifests {
-		refers := func(r storage.Reference) bool { return r.Digest == d }
-		if h.repo == repo && slices.ContainsFunc(man.References, refers) {
+		if h.repo == repo && refers(man, d) {
 			list = append(list, h.digest)
 		}
 	}
 	return list
+}
+
+// needed tells whether a manifest in the trash of repo refers to d.
+func (m *model) needed(repo string, d digest.Digest) bool {
+	for h, man := range m.trash {
+		if h.repo == repo && refers(man.Manifest, d) {
+			return true
+		}
+	}
+	return false
+}
+
+func refers(man storage.Manifest, d digest.Digest) bool {
+	return slices.ContainsFunc(man.References, func(r storage.Reference) bool { return r.Digest == d })
 }
 
 func (m *model) deleteBlob() {
@@ -161,6 +203,9 @@ func (m *model) deleteBlob() {
 		m.did("delete blob", err, storage.ErrReferenced)
 	default:
 		m.did("delete blob", err, nil)
+		if m.needed(repo, d) {
+			m.hidden[held{repo, d}] = true
+		}
 		m.drop(held{repo, d}, false)
 	}
 }
@@ -172,15 +217,15 @@ func (m *model) drop(h held, manifest bool) {
 	} else {
 		delete(m.blobs, h)
 	}
-	for other := range m.blobs {
-		if other.digest == h.digest {
-			return
-		}
-	}
-	for other := range m.manifests {
-		if other.digest == h.digest {
-			return
-		}
+	m.dropContent(h)
+}
+
+// dropContent takes the content of h out of the model if nothing holds it.
+func (m *model) dropContent(h held) {
+	same := func(other held) bool { return other.digest == h.digest }
+	if slices.ContainsFunc(slices.Collect(maps.Keys(m.blobs)), same) || slices.ContainsFunc(slices.Collect(maps.Keys(m.manifests)), same) ||
+		slices.ContainsFunc(slices.Collect(maps.Keys(m.trash)), same) || slices.ContainsFunc(slices.Collect(maps.Keys(m.hidden)), same) {
+		return
 	}
 	if k := m.keys[h.digest]; k != "" {
 		m.orphaned[k] = true
@@ -215,7 +260,7 @@ func (m *model) putManifest() {
 		_, child := m.manifests[held{repo, ref.Digest}]
 		missing = missing || !blob && (!ref.Manifest || !child)
 	}
-	err := m.PutManifest(m.t.Context(), storage.ManifestPut{Repo: repo, Manifest: man, Tags: tags, Grace: grace})
+	err := m.PutManifest(m.t.Context(), storage.ManifestPut{Repo: repo, Manifest: man, Tags: tags, Rules: m.rules()})
 	if missing {
 		if _, ok := errors.AsType[*storage.MissingError](err); !ok {
 			m.t.Fatalf("put manifest with missing references = %v; before that:\n%q", err, m.log)
@@ -225,16 +270,108 @@ func (m *model) putManifest() {
 	m.did(fmt.Sprintf("put %s in %s as %s", man.Inline, repo, tags), err, nil)
 	m.manifests[held{repo, man.Digest}] = man
 	m.keys[man.Digest] = ""
+	m.leaveTrash(held{repo, man.Digest})
 	for _, tag := range tags {
 		m.tags[[2]string{repo, tag}] = man.Digest
 	}
+}
+
+// leaveTrash takes h out of the trash, and the blobs that only it kept.
+func (m *model) leaveTrash(h held) {
+	man, ok := m.trash[h]
+	if !ok {
+		return
+	}
+	delete(m.trash, h)
+	for _, ref := range man.References {
+		if blob := (held{h.repo, ref.Digest}); m.hidden[blob] && !m.needed(h.repo, ref.Digest) {
+			delete(m.hidden, blob)
+			m.dropContent(blob)
+		}
+	}
+	m.dropContent(h)
+}
+
+func (m *model) purge() {
+	h := held{m.repo(), image(fmt.Sprint("manifest ", m.rand.IntN(5))).Digest}
+	_, ok := m.trash[h]
+	m.did("purge", m.Purge(m.t.Context(), h.repo, h.digest, rules), when(!ok, storage.ErrNotFound))
+	m.leaveTrash(h)
+}
+
+func (m *model) restore() {
+	h := held{m.repo(), image(fmt.Sprint("manifest ", m.rand.IntN(5))).Digest}
+	_, live := m.manifests[h]
+	gone, ok := m.trash[h]
+	var tags []string
+	if m.rand.IntN(2) == 0 {
+		tags = append(tags, m.tag())
+	}
+	set, err := m.Restore(m.t.Context(), h.repo, h.digest, tags, m.rules())
+	switch {
+	case !live && !ok:
+		m.did("restore", err, storage.ErrNotFound)
+		return
+	case !live && !m.whole(h.repo, gone.Manifest):
+		if _, missing := errors.AsType[*storage.MissingError](err); !missing {
+			m.t.Fatalf("restore of what cannot be whole = %v; before that:\n%q", err, m.log)
+		}
+		return
+	}
+	m.did(fmt.Sprintf("restore %s in %s as %q", h.digest, h.repo, tags), err, nil)
+	if !live && tags == nil {
+		for _, tag := range gone.tags {
+			if m.tags[[2]string{h.repo, tag}] == "" {
+				tags = append(tags, tag)
+			}
+		}
+	}
+	equal(m.t, "tags restored", set, tags...)
+	if !live {
+		m.revive(h)
+	}
+	for _, tag := range tags {
+		m.tags[[2]string{h.repo, tag}] = h.digest
+	}
+}
+
+// whole tells whether all that man refers to is held or in the trash.
+func (m *model) whole(repo string, man storage.Manifest) bool {
+	return !slices.ContainsFunc(man.References, func(ref storage.Reference) bool {
+		h := held{repo, ref.Digest}
+		_, blob := m.blobs[h]
+		_, child := m.manifests[h]
+		gone, inTrash := m.trash[h]
+		return !blob && !m.hidden[h] && (!ref.Manifest || !child && !(inTrash && m.whole(repo, gone.Manifest)))
+	})
+}
+
+// revive brings h back from the trash, after all that it refers to.
+func (m *model) revive(h held) {
+	man := m.trash[h].Manifest
+	for _, ref := range man.References {
+		child := held{h.repo, ref.Digest}
+		_, blob := m.blobs[child]
+		_, live := m.manifests[child]
+		_, inTrash := m.trash[child]
+		switch {
+		case blob || ref.Manifest && live:
+		case ref.Manifest && inTrash:
+			m.revive(child)
+		case m.hidden[child]:
+			m.hold(child)
+		}
+	}
+	m.manifests[h] = man
+	m.leaveTrash(h)
 }
 
 func (m *model) deleteManifest() {
 	repo, d := m.repo(), image(fmt.Sprint("manifest ", m.rand.IntN(5))).Digest
 	_, ok := m.manifests[held{repo, d}]
 	used := len(m.parents(repo, d)) > 0
-	err := m.DeleteManifest(m.t.Context(), repo, d, grace)
+	under := m.rules()
+	err := m.DeleteManifest(m.t.Context(), repo, d, under)
 	switch {
 	case !ok:
 		m.did("delete manifest", err, storage.ErrNotFound)
@@ -242,20 +379,29 @@ func (m *model) deleteManifest() {
 		m.did("delete manifest", err, storage.ErrReferenced)
 	default:
 		m.did("delete manifest", err, nil)
+		var tags []string
+		for _, tag := range []string{"1", "2", "latest"} {
+			if at := [2]string{repo, tag}; m.tags[at] == d {
+				tags = append(tags, tag)
+				delete(m.tags, at)
+			}
+		}
+		if under.Trash > 0 {
+			m.trash[held{repo, d}] = trashed{m.manifests[held{repo, d}], tags}
+		}
 		m.drop(held{repo, d}, true)
-		maps.DeleteFunc(m.tags, func(at [2]string, on digest.Digest) bool { return at[0] == repo && on == d })
 	}
 }
 
 func (m *model) deleteTag() {
 	at := [2]string{m.repo(), m.tag()}
 	_, ok := m.tags[at]
-	m.did("delete tag", m.DeleteTag(m.t.Context(), at[0], at[1], grace), when(!ok, storage.ErrNotFound))
+	m.did("delete tag", m.DeleteTag(m.t.Context(), at[0], at[1], m.rules()), when(!ok, storage.ErrNotFound))
 	delete(m.tags, at)
 }
 
 func (m *model) review() {
-	list, err := m.Review(m.t.Context(), storage.ReviewPolicy{Untagged: true, Grace: grace}, 1+m.rand.IntN(5))
+	list, err := m.Review(m.t.Context(), everything, 1+m.rand.IntN(5))
 	m.did("review", err, nil)
 	for _, v := range list {
 		if !v.Condemned {
@@ -263,10 +409,17 @@ func (m *model) review() {
 		}
 		m.log = append(m.log, fmt.Sprintf("condemned %+v", v))
 		h := held{v.Repo, v.Digest}
-		if len(m.parents(v.Repo, v.Digest)) > 0 {
+		if v.Kind == storage.KindHistory {
+			continue
+		}
+		if v.Kind == storage.KindTrash {
+			m.leaveTrash(h)
+			continue
+		}
+		if len(m.parents(v.Repo, v.Digest)) > 0 || m.needed(v.Repo, v.Digest) {
 			m.t.Fatalf("%+v was condemned, but is referred to; before that:\n%q", v, m.log)
 		}
-		if !v.Manifest {
+		if v.Kind == storage.KindBlob {
 			if until := m.blobs[h]; until > m.clock.Now().UnixNano() {
 				m.t.Fatalf("%+v was condemned before its grace time; before that:\n%q", v, m.log)
 			}
@@ -274,6 +427,8 @@ func (m *model) review() {
 			continue
 		}
 		_, subject := m.manifests[held{v.Repo, m.manifests[h].Subject}]
+		_, inTrash := m.trash[held{v.Repo, m.manifests[h].Subject}]
+		subject = subject || inTrash
 		for at, on := range m.tags {
 			if at[0] == v.Repo && on == v.Digest || subject {
 				m.t.Fatalf("%+v was condemned, but is tagged or has its subject; before that:\n%q", v, m.log)
@@ -306,6 +461,10 @@ func (m *model) settle() {
 		}
 	}
 	m.check()
+	m.clean()
+	if len(m.trash)+len(m.hidden) > 0 {
+		m.t.Errorf("the trash still has %v, and blobs for it %v; before that:\n%q", m.trash, m.hidden, m.log)
+	}
 	for h := range m.blobs {
 		if len(m.parents(h.repo, h.digest)) == 0 {
 			m.t.Errorf("blob %s in %s stays, though nothing refers to it; before that:\n%q", h.digest, h.repo, m.log)
@@ -335,6 +494,13 @@ func (m *model) check() {
 			_, ok := m.manifests[held{repo, d}]
 			m.hasManifest(repo, d, ok)
 		}
+		var gone []digest.Digest
+		for h := range m.trash {
+			if h.repo == repo {
+				gone = append(gone, h.digest)
+			}
+		}
+		m.inTrash(repo, gone...)
 		for _, tag := range []string{"latest", "1", "2"} {
 			d := m.tags[[2]string{repo, tag}]
 			m.tagged(repo, tag, d)

@@ -27,7 +27,7 @@ func testReviewRules(t *testing.T, f *fixture) {
 
 	verdict := func(repo string, d digest.Digest, untaggedToo bool) storage.Verdict {
 		t.Helper()
-		list, err := f.Review(t.Context(), storage.ReviewPolicy{Untagged: untaggedToo, DryRun: true}, 100)
+		list, err := f.Review(t.Context(), storage.ReviewPolicy{Untagged: untaggedToo, Dangling: untaggedToo, DryRun: true}, 100)
 		f.ok(err)
 		i := slices.IndexFunc(list, func(v storage.Verdict) bool { return v.Repo == repo && v.Digest == d })
 		if i < 0 {
@@ -54,12 +54,12 @@ func testReviewRules(t *testing.T, f *fixture) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			v := verdict(tc.repo, tc.digest, tc.untagged)
-			if v.Condemned != tc.condemned || v.Manifest != tc.manifest || v.Size == 0 || v.Why == "" {
+			if v.Condemned != tc.condemned || (v.Kind == storage.KindManifest) != tc.manifest || v.Size == 0 || v.Why == "" {
 				t.Errorf("verdict %+v, want condemned %v, manifest %v", v, tc.condemned, tc.manifest)
 			}
 		})
 	}
-	got := f.collect(storage.ReviewPolicy{Untagged: true})
+	got := f.collect(everything)
 	slices.Sort(got)
 	want := []digest.Digest{unused, used, untagged, dangling.Digest} // used in other
 	slices.Sort(want)
@@ -75,7 +75,8 @@ func testReviewRules(t *testing.T, f *fixture) {
 func testReviewCascade(t *testing.T, f *fixture) {
 	// An index, its child, the child's layer, a signature of the child, a
 	// signature of that: all go once the tag is gone, step by step.
-	policy := storage.ReviewPolicy{Untagged: true, Grace: time.Minute}
+	policy := everything
+	policy.Rules = storage.Rules{Grace: time.Minute, Untagged: time.Minute, Dangling: time.Minute}
 	layer := f.announced("repo", "layer", "key").Digest
 	child := f.push("repo", image("child", layers(layer)...))
 	sig, sigsig := image("signature"), image("signature of the signature")
@@ -86,14 +87,14 @@ func testReviewCascade(t *testing.T, f *fixture) {
 	f.clock.add(grace)
 	equal(t, "condemned while tagged", f.collect(policy))
 
-	f.ok(f.DeleteTag(t.Context(), "repo", "latest", grace))
+	f.ok(f.DeleteTag(t.Context(), "repo", "latest", rules))
 	f.clock.add(grace)
 	for _, step := range [][]digest.Digest{{index}, {child}, {layer, sig.Digest}, {sigsig.Digest}, nil} {
 		got := f.collect(policy)
 		slices.Sort(got)
 		slices.Sort(step)
 		equal(t, "condemned in this step", got, step...)
-		f.clock.add(policy.Grace)
+		f.clock.add(time.Minute)
 	}
 	f.orphans("key")
 	repos, err := f.Repositories(t.Context(), "", 10)

@@ -22,29 +22,29 @@ func testTagMove(t *testing.T, f *fixture) {
 	f.tagged("repo", "latest", two)
 	f.tagged("repo", "1", one)
 	f.clock.add(grace)
-	equal(t, "condemned while tagged 1", f.collect(storage.ReviewPolicy{Untagged: true}))
+	equal(t, "condemned while tagged 1", f.collect(everything))
 
 	f.push("repo", image("2"), "1")
 	f.clock.add(grace - 1)
-	equal(t, "condemned within the grace time", f.collect(storage.ReviewPolicy{Untagged: true}))
+	equal(t, "condemned within the grace time", f.collect(everything))
 	f.clock.add(1)
-	equal(t, "condemned after the last tag moved", f.collect(storage.ReviewPolicy{Untagged: true}), one)
+	equal(t, "condemned after the last tag moved", f.collect(everything), one)
 	f.hasManifest("repo", two, true)
 }
 
 func testTagDelete(t *testing.T, f *fixture) {
 	ctx := t.Context()
-	f.is(storage.ErrNotFound, f.DeleteTag(ctx, "repo", "latest", grace), "DeleteTag of an unknown tag")
+	f.is(storage.ErrNotFound, f.DeleteTag(ctx, "repo", "latest", rules), "DeleteTag of an unknown tag")
 	d := f.push("repo", image("m"), "latest", "1.0")
-	f.ok(f.DeleteTag(ctx, "repo", "latest", grace))
-	f.is(storage.ErrNotFound, f.DeleteTag(ctx, "repo", "latest", grace), "second DeleteTag")
+	f.ok(f.DeleteTag(ctx, "repo", "latest", rules))
+	f.is(storage.ErrNotFound, f.DeleteTag(ctx, "repo", "latest", rules), "second DeleteTag")
 	f.tagged("repo", "latest", "")
 	f.tagged("repo", "1.0", d)
 	f.hasManifest("repo", d, true)
-	f.ok(f.DeleteTag(ctx, "repo", "1.0", grace))
+	f.ok(f.DeleteTag(ctx, "repo", "1.0", rules))
 	f.hasManifest("repo", d, true)
 	f.clock.add(grace)
-	equal(t, "condemned", f.collect(storage.ReviewPolicy{Untagged: true}), d)
+	equal(t, "condemned", f.collect(everything), d)
 }
 
 func testTags(t *testing.T, f *fixture) {
@@ -92,7 +92,7 @@ func testHistory(t *testing.T, f *fixture) {
 	for _, data := range []string{"1", "2", "1", ""} {
 		d := digest.Digest("")
 		if data == "" {
-			f.ok(f.DeleteTag(ctx, "repo", "latest", grace))
+			f.ok(f.DeleteTag(ctx, "repo", "latest", rules))
 		} else {
 			d = f.push("repo", image(data), "latest", "latest2")
 		}

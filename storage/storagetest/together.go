@@ -61,7 +61,7 @@ func testTogetherIfMatch(t *testing.T, f *fixture) {
 		var won [n]bool
 		together(n, func(i int) {
 			err := f.PutManifest(t.Context(), storage.ManifestPut{
-				Repo: "repo", Manifest: image(fmt.Sprint(round, i)), Tags: []string{"latest"}, IfMatch: now, Grace: grace,
+				Repo: "repo", Manifest: image(fmt.Sprint(round, i)), Tags: []string{"latest"}, IfMatch: now, Rules: rules,
 			})
 			won[i] = err == nil
 			if err != nil && !errors.Is(err, storage.ErrConflict) {
@@ -95,7 +95,7 @@ func testTogetherFailures(t *testing.T, f *fixture) {
 			m.References = append(m.References, layers(digest.FromString("missing"))...)
 		}
 		tags := []string{fmt.Sprint("tag-", i)}
-		err := f.PutManifest(t.Context(), storage.ManifestPut{Repo: "repo", Manifest: m, Tags: tags, Grace: grace})
+		err := f.PutManifest(t.Context(), storage.ManifestPut{Repo: "repo", Manifest: m, Tags: tags, Rules: rules})
 		if fails != (err != nil) {
 			t.Errorf("PutManifest %d = %v, want failure %v", i, err, fails)
 		}
@@ -125,7 +125,7 @@ func testTogetherDelete(t *testing.T, f *fixture) {
 			if i == 0 {
 				errs[i] = f.DeleteBlob(t.Context(), "repo", d)
 			} else {
-				errs[i] = f.PutManifest(t.Context(), storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest"}, Grace: grace})
+				errs[i] = f.PutManifest(t.Context(), storage.ManifestPut{Repo: "repo", Manifest: m, Tags: []string{"latest"}, Rules: rules})
 			}
 		})
 		if (errs[0] == nil) == (errs[1] == nil) {
