@@ -28,15 +28,23 @@ var (
 	ErrHeld       = errors.New("held by somebody else")
 	ErrCompacted  = errors.New("cursor is too old")
 	ErrNoSpace    = errors.New("no space left")
+	ErrMedium     = errors.New("the medium fails") // what was to be changed may be changed or not
 	ErrLocked     = errors.New("in use by another process")
 	ErrVersion    = errors.New("written by a newer berth")
 )
 
-// NoSpace returns err, wrapped in ErrNoSpace if it says that a disk or a quota
-// is full.
-func NoSpace(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+// Medium returns err, wrapped in ErrNoSpace if it says that a disk or a quota is
+// full, and in ErrMedium if it says that a disk does not do its work.
+func Medium(err error) error {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		if errors.Is(err, full) {
+			return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+	}
+	for _, fails := range []error{syscall.EIO, syscall.EROFS, syscall.ENXIO, syscall.ENODEV, syscall.ESTALE} {
+		if errors.Is(err, fails) {
+			return fmt.Errorf("%w: %w", ErrMedium, err)
+		}
 	}
 	return err
 }

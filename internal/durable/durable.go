@@ -62,12 +62,17 @@ func Rename(oldpath, newpath string) error {
 }
 
 // MkdirAll makes the directory path and all its parents that are missing. It is
-// no error if path is a directory already.
+// no error if path is a directory already; but who made it may have been killed,
+// or have failed, before its name was durable, so that is done again.
 func MkdirAll(path string, perm fs.FileMode) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
-		return nil
+		err := SyncDir(filepath.Dir(filepath.Clean(path)))
+		if errors.Is(err, fs.ErrPermission) { // the directory of somebody else, who made path for us
+			return nil
+		}
+		return err
 	case err == nil:
 		return fmt.Errorf("make directory %s: %w: not a directory", path, fs.ErrExist)
 	case !errors.Is(err, fs.ErrNotExist):

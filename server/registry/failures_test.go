@@ -35,7 +35,7 @@ func (u smallUpload) Write(p []byte) (int, error) {
 	fits := min(int64(len(p)), u.room-u.Size())
 	n, err := u.Upload.Write(p[:fits])
 	if err == nil && n < len(p) {
-		err = storage.NoSpace(syscall.ENOSPC)
+		err = storage.Medium(syscall.ENOSPC)
 	}
 	return n, err
 }

@@ -108,6 +108,7 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	_, copyErr := io.Copy(up, body{r.Body})
 	// What has arrived is kept, also for a client that broke off: it will ask.
+	first := s.State.ID == ""
 	state, err := up.Save(durable(r))
 	if err == nil {
 		s.State = state
@@ -115,6 +116,8 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	if err == nil {
 		h.uploads.stored(s)
+	} else if first {
+		_ = up.Abort() // no session leads to it
 	}
 	if err = errors.Join(copyErr, err); err != nil {
 		return err

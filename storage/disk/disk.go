@@ -29,6 +29,9 @@ const copySize = 256 << 10
 type Store struct {
 	root    string
 	buffers sync.Pool // *[]byte of copySize
+
+	mu     sync.Mutex
+	shards map[string]bool // directories of blobs that are there for good
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -38,13 +41,17 @@ var _ storage.Store = (*Store)(nil)
 func Open(root string) (*Store, error) {
 	for _, dir := range []string{"blobs", "uploads"} {
 		if err := durable.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			return nil, fmt.Errorf("open store: %w", storage.NoSpace(err))
+			return nil, fmt.Errorf("open store: %w", storage.Medium(err))
 		}
 	}
-	return &Store{root: root, buffers: sync.Pool{New: func() any {
-		b := make([]byte, copySize)
-		return &b
-	}}}, nil
+	return &Store{
+		root: root,
+		buffers: sync.Pool{New: func() any {
+			b := make([]byte, copySize)
+			return &b
+		}},
+		shards: map[string]bool{},
+	}, nil
 }
 
 // Close does nothing: the Store holds no file open.
@@ -102,17 +109,38 @@ func (s *Store) Open(ctx context.Context, key storage.Key) (storage.Blob, error)
 		return nil, fmt.Errorf("open blob %s: %w", key, storage.ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open blob: %w", err)
+		return nil, fmt.Errorf("open blob: %w", storage.Medium(err))
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open blob: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("open blob: %w", storage.Medium(err)), f.Close())
 	}
 	return blob{f, info.Size()}, nil
 }
 
-// Delete implements storage.Store. The bytes are gone for good when it returns:
-// the caller then forgets that they were there.
+// shard makes the directory dir of blobs, durable, unless that is done. Whether
+// it is there tells nothing: who made it may not have come to the sync yet.
+func (s *Store) shard(dir string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shards[dir] {
+		return nil
+	}
+	err := durable.MkdirAll(dir, 0o700)
+	s.shards[dir] = err == nil
+	return err
+}
+
+// lostShard lets the next blob make the directory again that somebody removed.
+func (s *Store) lostShard(dir string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.shards, dir)
+}
+
+// Delete implements storage.Store. The bytes are gone for good when it returns,
+// also if an earlier call removed them and got no further: the caller then
+// forgets that they were there.
 func (s *Store) Delete(ctx context.Context, key storage.Key) error {
 	path, err := s.path(key)
 	if err == nil {
@@ -121,11 +149,11 @@ func (s *Store) Delete(ctx context.Context, key storage.Key) error {
 	if err == nil {
 		err = os.Remove(path)
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete blob: %w", err)
+		return fmt.Errorf("delete blob: %w", storage.Medium(err))
 	}
 	return nil
 }
@@ -140,7 +168,7 @@ func (s *Store) Discard(ctx context.Context, id string) error {
 		err = os.Remove(path)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("discard upload: %w", err)
+		return fmt.Errorf("discard upload: %w", storage.Medium(err))
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type upload struct {
 	small   []byte   // all bytes, while file is nil
 	file    *os.File // all bytes
 	started int64    // bytes on their way from file to the disk
-	saved   bool     // somebody may resume it
+	saved   int64    // bytes with which somebody may resume it; -1 if nobody may
 
 	key  storage.Key // set by Seal
 	done bool
@@ -47,7 +47,7 @@ func (s *Store) Create(ctx context.Context, alg digest.Algorithm) (storage.Uploa
 	if !alg.Available() {
 		return nil, fmt.Errorf("create upload: unknown digest algorithm %q", alg)
 	}
-	return &upload{store: s, id: rand.Text(), alg: alg, hash: alg.Hash()}, ctx.Err()
+	return &upload{store: s, id: rand.Text(), alg: alg, hash: alg.Hash(), saved: -1}, ctx.Err()
 }
 
 // Resume implements storage.Store.
@@ -68,14 +68,14 @@ func (s *Store) Resume(ctx context.Context, state storage.UploadState) (storage.
 		return nil, fmt.Errorf("resume upload %s: %w", state.ID, storage.ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("resume upload: %w", err)
+		return nil, fmt.Errorf("resume upload: %w", storage.Medium(err))
 	}
 	u := &upload{
 		store: s, id: state.ID, alg: state.Algorithm, hash: h, size: state.Size,
-		file: f, started: state.Size, saved: true,
+		file: f, started: state.Size, saved: state.Size,
 	}
 	if err := u.cutBack(); err != nil {
-		return nil, errors.Join(fmt.Errorf("resume upload %s: %w", state.ID, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("resume upload %s: %w", state.ID, storage.Medium(err)), f.Close())
 	}
 	return u, ctx.Err()
 }
@@ -120,7 +120,7 @@ func (u *upload) Write(p []byte) (int, error) {
 	u.hash.Write(p[:n])
 	u.size += int64(n)
 	if err != nil {
-		return n, fmt.Errorf("write upload %s: %w", u.id, storage.NoSpace(err))
+		return n, fmt.Errorf("write upload %s: %w", u.id, storage.Medium(err))
 	}
 	return n, nil
 }
@@ -154,6 +154,7 @@ func (u *upload) spill() error {
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
+		_ = os.Remove(path) // a disk may report a failure and have made it
 		return err
 	}
 	if _, err := f.Write(u.small); err != nil {
@@ -197,7 +198,7 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 func (u *upload) Save(ctx context.Context) (storage.UploadState, error) {
 	state, err := u.save()
 	if err != nil {
-		return storage.UploadState{}, fmt.Errorf("save upload %s: %w", u.id, storage.NoSpace(err))
+		return storage.UploadState{}, fmt.Errorf("save upload %s: %w", u.id, storage.Medium(err))
 	}
 	return state, ctx.Err()
 }
@@ -212,12 +213,12 @@ func (u *upload) save() (state storage.UploadState, err error) {
 	if err := u.sync(); err != nil {
 		return state, err
 	}
-	if !u.saved {
+	if u.saved < 0 {
 		if err := durable.SyncDir(filepath.Dir(u.file.Name())); err != nil {
 			return state, err
 		}
-		u.saved = true
 	}
+	u.saved = u.size
 	sum, err := u.hash.(encoding.BinaryMarshaler).MarshalBinary()
 	return storage.UploadState{ID: u.id, Size: u.size, Algorithm: u.alg, Hash: sum}, err
 }
@@ -244,7 +245,7 @@ func (u *upload) Inline(ctx context.Context, want digest.Digest) ([]byte, error)
 	}
 	data := make([]byte, u.size)
 	if _, err := u.file.ReadAt(data, 0); err != nil {
-		return nil, fmt.Errorf("read upload %s: %w", u.id, err)
+		return nil, fmt.Errorf("read upload %s: %w", u.id, storage.Medium(err))
 	}
 	return data, ctx.Err()
 }
@@ -262,7 +263,7 @@ func (u *upload) Seal(ctx context.Context, want digest.Digest) (storage.Key, err
 		err = ctx.Err()
 	}
 	if err != nil {
-		return "", fmt.Errorf("seal upload %s: %w", u.id, storage.NoSpace(err))
+		return "", fmt.Errorf("seal upload %s: %w", u.id, storage.Medium(err))
 	}
 	u.key = newKey(want, rand.Text())
 	return u.key, nil
@@ -284,7 +285,7 @@ func (u *upload) verify(want digest.Digest) error {
 		}
 		h = want.Algorithm().Hash()
 		if _, err := io.Copy(h, content); err != nil {
-			return fmt.Errorf("verify upload %s: %w", u.id, err)
+			return fmt.Errorf("verify upload %s: %w", u.id, storage.Medium(err))
 		}
 	}
 	if got := digest.NewDigest(want.Algorithm(), h); got != want {
@@ -297,7 +298,7 @@ func (u *upload) verify(want digest.Digest) error {
 func (u *upload) Commit(ctx context.Context) error {
 	err := u.commit(ctx)
 	if err != nil {
-		return fmt.Errorf("commit upload %s: %w", u.id, storage.NoSpace(err))
+		return fmt.Errorf("commit upload %s: %w", u.id, storage.Medium(err))
 	}
 	return nil
 }
@@ -311,10 +312,12 @@ func (u *upload) commit(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = durable.MkdirAll(filepath.Dir(to), 0o700)
+		err = u.store.shard(filepath.Dir(to))
 	}
 	if err == nil {
-		err = os.Rename(u.file.Name(), to)
+		if err = os.Rename(u.file.Name(), to); errors.Is(err, fs.ErrNotExist) {
+			u.store.lostShard(filepath.Dir(to))
+		}
 	}
 	if err != nil {
 		return err
@@ -325,13 +328,21 @@ func (u *upload) commit(ctx context.Context) error {
 	return errors.Join(durable.SyncDir(filepath.Dir(to)), u.file.Close())
 }
 
-// Close implements storage.Upload. What nobody can resume goes.
+// Close implements storage.Upload. What nobody can resume goes: on a full disk
+// it would take the room for a day.
 func (u *upload) Close() error {
-	if u.done || !u.saved {
+	if u.done || u.saved < 0 {
 		return u.Abort()
 	}
 	u.done = true
-	return u.file.Close()
+	var err error
+	if u.size > u.saved {
+		err = u.file.Truncate(u.saved)
+	}
+	if err = errors.Join(err, u.file.Close()); err != nil {
+		return fmt.Errorf("close upload %s: %w", u.id, storage.Medium(err))
+	}
+	return nil
 }
 
 // Abort implements storage.Upload.
@@ -344,7 +355,7 @@ func (u *upload) Abort() error {
 		return nil
 	}
 	if err := errors.Join(u.file.Close(), os.Remove(u.file.Name())); err != nil {
-		return fmt.Errorf("abort upload %s: %w", u.id, err)
+		return fmt.Errorf("abort upload %s: %w", u.id, storage.Medium(err))
 	}
 	return nil
 }
