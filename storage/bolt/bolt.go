@@ -5,8 +5,9 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
-	"path/filepath"
+	"os"
 	"time"
 
 	"berth.internal/internal/durable"
@@ -30,6 +31,39 @@ type Index struct {
 // Open opens the file at path, or makes it. Errors: storage.ErrLocked if
 // another process has it open.
 func Open(path string, o kv.Options) (*Index, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = create(path)
+	}
+	var b *bbolt.DB
+	if err == nil {
+		b, err = open(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open index %s: %w", path, medium(err))
+	}
+	d := newDB(b)
+	return &Index{Index: kv.New(d, o), db: d}, nil
+}
+
+// create makes the file in one step: half of one, which a power cut may leave,
+// would be a damaged one.
+func create(path string) error {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b, err := open(fresh)
+	if err == nil {
+		err = b.Close()
+	}
+	if err != nil {
+		return err
+	}
+	return durable.Rename(fresh, path)
+}
+
+func open(path string) (*bbolt.DB, error) {
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         time.Millisecond, // one attempt
 		FreelistType:    bbolt.FreelistMapType,
@@ -38,24 +72,25 @@ func Open(path string, o kv.Options) (*Index, error) {
 		NoStatistics:    true,
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
-		err = storage.ErrLocked
+		return nil, storage.ErrLocked
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open index %s: %w", path, err)
+		return nil, err
 	}
-	err = b.Update(func(t *bbolt.Tx) error {
+	// This writes something in any case, and so settles the last change of a
+	// process that could not: see settle.
+	if err := b.Update(func(t *bbolt.Tx) error {
 		_, err := t.CreateBucketIfNotExists(bucket())
 		return err
-	})
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path)) // the file may be new
+	}); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open index %s: %w", path, storage.NoSpace(err)), b.Close())
-	}
-	d := newDB(b)
-	return &Index{Index: kv.New(d, o), db: d}, nil
+	return b, nil
 }
+
+// Ready says why the index takes no changes now, nil if it does. It goes on to
+// answer questions, and takes changes again as soon as its disk lets it.
+func (x *Index) Ready() error { return x.db.ready() }
 
 // Metrics returns what is measured about commits.
 func (x *Index) Metrics() []prometheus.Collector {

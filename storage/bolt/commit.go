@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"berth.internal/storage"
@@ -22,13 +24,15 @@ type db struct {
 	seconds prometheus.Histogram
 	batch   prometheus.Histogram
 
-	mu      sync.Mutex
-	waiting []*request
-	closing bool
+	mu        sync.Mutex
+	waiting   []*request
+	closing   bool
+	unsettled error // why the last change may be on disk or not; see settle
 
-	wake   chan struct{} // holds one element while there is something to do
-	done   chan struct{} // closed when the writer has returned
-	failed error         // the writer's own: why it takes no more
+	views  sync.RWMutex          // held by who reads
+	commit func(*bbolt.Tx) error // (*bbolt.Tx).Commit, but for tests
+	wake   chan struct{}         // holds one element while there is something to do
+	done   chan struct{}         // closed when the writer has returned
 }
 
 // request is one function that waits for its turn and then for the disk.
@@ -51,8 +55,9 @@ func newDB(b *bbolt.DB) *db {
 			Help:    "Index changes that shared one commit.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
-		wake: make(chan struct{}, 1),
-		done: make(chan struct{}),
+		commit: (*bbolt.Tx).Commit,
+		wake:   make(chan struct{}, 1),
+		done:   make(chan struct{}),
 	}
 	go d.write()
 	return d
@@ -60,7 +65,11 @@ func newDB(b *bbolt.DB) *db {
 
 // View implements kv.DB.
 func (d *db) View(fn func(kv.Tx) error) error {
-	return d.bolt.View(func(t *bbolt.Tx) error { return fn(&tx{rows: t.Bucket(bucket())}) })
+	d.views.RLock()
+	defer d.views.RUnlock()
+	return guard("read index", func() error {
+		return d.bolt.View(func(t *bbolt.Tx) error { return fn(&tx{rows: t.Bucket(bucket())}) })
+	})
 }
 
 // Update implements kv.DB. A panic of fn is the caller's, not the writer's.
@@ -109,31 +118,34 @@ func (d *db) write() {
 		d.mu.Lock()
 		batch := d.waiting
 		d.waiting = nil
-		closing := d.closing
+		closing, unsettled := d.closing, d.unsettled
 		d.mu.Unlock()
+		var again <-chan time.Time
+		if unsettled != nil {
+			again = time.After(settleInterval)
+		}
 		switch {
 		case len(batch) > 0:
-			d.commit(batch)
+			d.commitAll(batch)
 		case closing:
 			return
 		default:
-			<-d.wake
+			select {
+			case <-d.wake:
+			case <-again:
+				_ = d.settle() // Ready tells
+			}
 		}
 	}
 }
 
-// commit runs the functions of batch in one transaction and tells each what
+// commitAll runs the functions of batch in one transaction and tells each what
 // became of it.
-func (d *db) commit(batch []*request) {
+func (d *db) commitAll(batch []*request) {
 	outcomes := make([]error, len(batch))
-	err := d.failed
+	err := d.settle()
 	if err == nil {
 		err = d.runAll(batch, outcomes)
-	}
-	if err != nil && !errors.Is(err, storage.ErrNoSpace) && d.failed == nil {
-		// What the disk holds now is not known, and nothing may stand on it
-		// that says it is durable.
-		d.failed = fmt.Errorf("index takes no changes until berth is started again: %w", err)
 	}
 	for i, r := range batch {
 		if outcomes[i] == nil {
@@ -149,9 +161,17 @@ func (d *db) runAll(batch []*request, outcomes []error) error {
 	began := time.Now()
 	t, err := d.bolt.Begin(true)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", medium(err))
 	}
-	rows, wrote := t.Bucket(bucket()), false
+	var rows *bbolt.Bucket
+	err = guard("begin", func() error {
+		rows = t.Bucket(bucket())
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, t.Rollback())
+	}
+	wrote := false
 	for i, r := range batch {
 		part := &tx{rows: rows}
 		if outcomes[i] = r.run(part); outcomes[i] == nil {
@@ -161,18 +181,125 @@ func (d *db) runAll(batch []*request, outcomes []error) error {
 			wrote = wrote || len(part.undo) > 0
 			continue
 		}
-		if err := part.rollback(); err != nil {
+		if err := guard("undo", part.rollback); err != nil {
 			return errors.Join(err, t.Rollback())
 		}
 	}
 	if !wrote {
 		return t.Rollback()
 	}
-	if err := t.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", storage.NoSpace(err))
+	if err := d.end(t); err != nil {
+		return err
 	}
 	d.seconds.Observe(time.Since(began).Seconds())
 	d.batch.Observe(float64(len(batch)))
+	return nil
+}
+
+// end commits t. When that fails before the meta page was written, which is what
+// a full disk does, nothing has changed and nothing is wrong. After that, the
+// disk may have the change or not, while all who read see it.
+func (d *db) end(t *bbolt.Tx) error {
+	id := t.ID()
+	err := guard("commit", func() error { return d.commit(t) })
+	if err == nil {
+		return nil
+	}
+	_ = t.Rollback() // if it is still open
+	err = medium(fmt.Errorf("commit: %w", err))
+	if d.shows(id) {
+		d.mu.Lock()
+		d.unsettled = err
+		d.mu.Unlock()
+	}
+	return err
+}
+
+// shows tells whether who reads now may see the transaction id.
+func (d *db) shows(id int) bool {
+	t, err := d.bolt.Begin(false)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = t.Rollback() }() // of what only reads
+	return t.ID() >= id
+}
+
+// settleInterval is how long the writer waits before it tries again to settle
+// what nobody else makes it settle.
+const settleInterval = 5 * time.Second
+
+// settle comes before any change when it is not known whether the disk has the
+// one before. That one's pages are durable, or its meta page would not have been
+// written. So it is enough to write another meta page that leads to them: a
+// transaction that changes nothing. No page may be written before that, for the
+// disk may need those of the state before; and not before all have gone who
+// still read that.
+func (d *db) settle() error {
+	d.mu.Lock()
+	unsettled := d.unsettled
+	d.mu.Unlock()
+	if unsettled == nil {
+		return nil
+	}
+	t, err := d.bolt.Begin(true)
+	if err == nil {
+		err = d.end(t)
+	}
+	if err != nil {
+		return fmt.Errorf("index takes no changes until its disk has kept the one before: %w", medium(err))
+	}
+	d.views.Lock()
+	d.views.Unlock() //nolint:staticcheck // empty on purpose: all who read have gone
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unsettled = nil
+	return nil
+}
+
+// ready says why the db takes no changes now.
+func (d *db) ready() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unsettled != nil {
+		return fmt.Errorf("index takes no changes until its disk has kept the one before: %w", d.unsettled)
+	}
+	return nil
+}
+
+// medium is storage.Medium, also for the errors that bbolt has made a text of.
+func medium(err error) error {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
+		if !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
+			return storage.Medium(fmt.Errorf("%w (%w)", err, errno))
+		}
+	}
+	return storage.Medium(err)
+}
+
+// guard makes an error of a memory fault in fn: the file is mapped, and that is
+// how a disk says that it cannot read a page.
+func guard(what string, fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			if err = fault(v); err == nil {
+				panic(v)
+			}
+			err = fmt.Errorf("%s: %w: %w", what, storage.ErrMedium, err)
+		}
+	}()
+	return fn()
+}
+
+// fault returns the memory fault that v is, if it is one.
+func fault(v any) error {
+	if f, ok := v.(interface {
+		error
+		Addr() uintptr
+	}); ok {
+		return fmt.Errorf("a page of the file cannot be read: %w", f)
+	}
 	return nil
 }
 
@@ -185,5 +312,5 @@ func (r *request) run(t *tx) (err error) {
 			err = errors.New("panic in a transaction")
 		}
 	}()
-	return r.fn(t)
+	return guard("change index", func() error { return r.fn(t) })
 }

@@ -1,13 +1,18 @@
 package bolt
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"berth.internal/storage"
@@ -176,6 +181,172 @@ func dump(t kv.Tx) string {
 	}
 	return b.String()
 }
+
+// How a disk does its work.
+const (
+	works int32 = iota
+	failsBefore
+	failsAfter
+)
+
+// failing lets commits of d fail as the disk that it returns says.
+func failing(d *db) *atomic.Int32 {
+	disk := new(atomic.Int32)
+	d.commit = func(t *bbolt.Tx) error {
+		switch disk.Load() {
+		case failsBefore:
+			return syscall.EIO
+		case failsAfter:
+			return errors.Join(t.Commit(), &os.PathError{Op: "sync", Err: syscall.EIO})
+		}
+		return t.Commit()
+	}
+	return disk
+}
+
+// TestUnsettled lets commits fail in the two ways that a disk has: before
+// anything has changed, and when nobody can tell.
+func TestUnsettled(t *testing.T) {
+	x := openTest(t)
+	put := func(k string) error {
+		return x.db.Update(func(t kv.Tx) error {
+			t.Put([]byte(k), []byte("1"))
+			return nil
+		})
+	}
+	holds := func(want string) {
+		t.Helper()
+		if err := x.db.View(func(tx kv.Tx) error {
+			if got := dump(tx); got != want {
+				t.Errorf("the index holds %q, want %q", got, want)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	disk := failing(x.db)
+	disk.Store(failsBefore)
+	if err := put("a"); !errors.Is(err, storage.ErrMedium) || x.Ready() != nil {
+		t.Errorf("a change that did not happen = %v, then Ready = %v; want ErrMedium, and ready", err, x.Ready())
+	}
+	disk.Store(failsAfter)
+	for _, k := range []string{"b", "c"} { // the second is refused before it begins
+		if err := put(k); !errors.Is(err, storage.ErrMedium) || x.Ready() == nil {
+			t.Errorf("a change that may have happened = %v, then Ready = %v; want ErrMedium twice", err, x.Ready())
+		}
+		holds("b=1 ")
+	}
+
+	// It goes on when the disk does, and when all have gone who read the state before.
+	disk.Store(works)
+	reading, leave, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- x.db.View(func(kv.Tx) error {
+			close(reading)
+			<-leave
+			return nil
+		})
+	}()
+	<-reading
+	go func() { done <- put("d") }()
+	for x.db.views.TryRLock() { // until the writer waits for the reader
+		x.db.views.RUnlock()
+		runtime.Gosched()
+	}
+	if x.Ready() == nil {
+		t.Error("the index is ready while somebody reads the state before")
+	}
+	close(leave)
+	if err := errors.Join(<-done, <-done, x.Ready()); err != nil {
+		t.Errorf("when the disk works again: %v", err)
+	}
+	holds("b=1 d=1 ")
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSettlesAlone lets nobody write: the index is ready again all the same.
+func TestSettlesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := openTest(t)
+		disk := failing(x.db)
+		disk.Store(failsAfter)
+		if err := x.Intend(t.Context(), "key", time.Hour); !errors.Is(err, storage.ErrMedium) {
+			t.Errorf("Intend = %v, want ErrMedium", err)
+		}
+		synctest.Wait()
+		disk.Store(works)
+		time.Sleep(settleInterval) // of the bubble: no time passes
+		synctest.Wait()
+		if err := x.Ready(); err != nil {
+			t.Errorf("after %s: %v", settleInterval, err)
+		}
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestMedium is about the errors of bbolt, some of which are texts.
+func TestMedium(t *testing.T) {
+	for _, tc := range []struct{ err, want error }{
+		{fmt.Errorf("file resize error: %s", &os.PathError{Op: "truncate", Path: "index.db", Err: syscall.ENOSPC}), storage.ErrNoSpace},
+		{fmt.Errorf("file sync error: %s", syscall.EIO), storage.ErrMedium},
+		{fmt.Errorf("write: %w", syscall.EDQUOT), storage.ErrNoSpace},
+		{fmt.Errorf("write: %w", syscall.EROFS), storage.ErrMedium},
+	} {
+		if got := medium(tc.err); !errors.Is(got, tc.want) || !strings.HasPrefix(got.Error(), tc.want.Error()) {
+			t.Errorf("medium(%q) = %q, want %v", tc.err, got, tc.want)
+		}
+	}
+	if err := errors.New("other"); medium(err) != err { //nolint:errorlint // as it is
+		t.Errorf("medium(%v) = %v", err, medium(err))
+	}
+}
+
+// TestUnreadablePage cuts off the file below the feet of the index, so that to
+// read it faults as it does when a disk cannot read a page.
+func TestUnreadablePage(t *testing.T) {
+	x := openTest(t)
+	big := bytes.Repeat([]byte("x"), 32<<10)
+	for i := range 100 {
+		if err := x.db.Update(func(t kv.Tx) error {
+			t.Put(fmt.Appendf(nil, "%03d", i), big)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum := 0
+	read := func(t kv.Tx) error {
+		for _, b := range t.Get([]byte("050")) {
+			sum += int(b)
+		}
+		t.Put([]byte("050"), big)
+		return nil
+	}
+	if err := os.Truncate(x.db.bolt.Path(), 16<<10); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and no lock is left behind
+		if err := x.db.View(func(t kv.Tx) error { return read(discard{t}) }); !errors.Is(err, storage.ErrMedium) {
+			t.Errorf("View = %v, want ErrMedium", err)
+		}
+		if err := x.db.Update(read); !errors.Is(err, storage.ErrMedium) {
+			t.Errorf("Update = %v, want ErrMedium", err)
+		}
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// discard is a transaction that keeps nothing.
+type discard struct{ kv.Tx }
+
+func (discard) Put([]byte, []byte) {}
 
 func benchmarkCommit(b *testing.B, writers int, update func(fn func(put func(k, v []byte)) error) error) {
 	b.SetParallelism(writers) // times GOMAXPROCS; see the caller
