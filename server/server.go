@@ -216,18 +216,33 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, part := range s.ready(r.Context()) {
 		if !part.Ready {
 			s.log.Error("not ready", "part", part.Name, "error", part.Reason)
-			http.Error(w, "the "+part.Name+" does not answer; the log says why", http.StatusServiceUnavailable)
+			reason := "the " + part.Name + " does not answer; the log says why"
+			if part.Name == writing {
+				reason = "the index takes no changes since its disk failed; pulls go on; the log says more"
+			}
+			http.Error(w, reason, http.StatusServiceUnavailable)
 			return
 		}
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-// ready tells what requests need, and what of it answers: the index.
+// writing is the part of a server that a failing disk stops first.
+const writing = "changes of the index"
+
+// ready tells what requests need, and what of it answers: the index, and where
+// that can refuse changes alone, these.
 func (s *Server) ready(ctx context.Context) []wire.Part {
-	index := wire.Part{Name: "index", Ready: true}
-	if _, err := s.storage.Index.Repositories(ctx, "", 1); err != nil {
-		index.Ready, index.Reason = false, err.Error()
+	part := func(name string, err error) wire.Part {
+		if err != nil {
+			return wire.Part{Name: name, Reason: err.Error()}
+		}
+		return wire.Part{Name: name, Ready: true}
 	}
-	return []wire.Part{index}
+	_, err := s.storage.Index.Repositories(ctx, "", 1)
+	parts := []wire.Part{part("index", err)}
+	if x, ok := s.storage.Index.(interface{ Ready() error }); ok {
+		parts = append(parts, part(writing, x.Ready()))
+	}
+	return parts
 }

@@ -10,11 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"syscall"
 	"time"
 )
 
 // Handler answers a request or says why it could not. An error after the first
-// byte of the answer cannot be shown to the client any more: it is logged.
+// byte of the answer cannot be shown to the client any more: it is logged, and
+// the connection is cut, so that the client does not take what it has for all.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
 // Render writes err as the answer, in the way of its API.
@@ -31,7 +34,8 @@ func Handle(render Render, h Handler) http.Handler {
 		if rec, ok := w.(*Recorder); ok {
 			rec.Err = err
 			if rec.Status != 0 {
-				return // the answer has begun
+				rec.cut = true
+				return
 			}
 		}
 		render(w, r, err)
@@ -45,6 +49,8 @@ type Recorder struct {
 	Status int   // zero until the header is written
 	Bytes  int64 // of the body
 	Err    error // what the handler returned
+	Broken error // why the body is not all there: the client's reason, or its source's
+	cut    bool  // the answer had begun when Err came
 }
 
 // WriteHeader sends the header.
@@ -58,8 +64,15 @@ func (w *Recorder) WriteHeader(status int) {
 func (w *Recorder) Write(p []byte) (int, error) {
 	w.begin()
 	n, err := w.ResponseWriter.Write(p)
-	w.Bytes += int64(n)
+	w.wrote(int64(n), err)
 	return n, err
+}
+
+func (w *Recorder) wrote(n int64, err error) {
+	w.Bytes += n
+	if w.Broken == nil {
+		w.Broken = err
+	}
 }
 
 // ReadFrom sends all of r: by sendfile, if r is a file and the connection is
@@ -67,7 +80,7 @@ func (w *Recorder) Write(p []byte) (int, error) {
 func (w *Recorder) ReadFrom(r io.Reader) (int64, error) {
 	w.begin()
 	n, err := io.Copy(w.ResponseWriter, r)
-	w.Bytes += n
+	w.wrote(n, err)
 	return n, err
 }
 
@@ -107,7 +120,8 @@ type Observe func(r *http.Request, w *Recorder, took time.Duration)
 // Log gives each request an id, sent back as X-Request-Id, logs it when it has
 // ended, and turns a panic of the handler into an error 500 by render. Requests
 // that succeed, or ask for what is not there, are logged at level debug, those
-// that the server failed at level error, and the others at level info.
+// that the server failed, also in the middle of an answer, at level error, and
+// the others at level info.
 func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -129,11 +143,14 @@ func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) ht
 			observe(r, rec, took)
 			level := slog.LevelDebug
 			switch {
-			case rec.Status >= 500:
+			case rec.Status >= 500, rec.cut && !gone(r, rec.Err):
 				level = slog.LevelError
 			case rec.Status == http.StatusNotFound:
 			case rec.Status >= 400 || rec.Err != nil:
 				level = slog.LevelInfo
+			}
+			if rec.cut {
+				defer panic(http.ErrAbortHandler)
 			}
 			if !log.Enabled(r.Context(), level) {
 				return
@@ -150,4 +167,17 @@ func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) ht
 		}()
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// gone tells whether an answer broke off because its client went away.
+func gone(r *http.Request, err error) bool {
+	if r.Context().Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return true
+	}
+	for _, errno := range []syscall.Errno{syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.ETIMEDOUT} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }

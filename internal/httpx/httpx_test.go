@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +29,19 @@ func serve(t *testing.T, h httpx.Handler) (*httptest.ResponseRecorder, string, *
 	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	front := httpx.Log(log, render, func(_ *http.Request, w *httpx.Recorder, _ time.Duration) { seen = w }, httpx.Handle(render, h))
 	w := httptest.NewRecorder()
-	front.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/path", nil))
+	cut := false
+	func() {
+		defer func() {
+			if v := recover(); v != nil {
+				err, ok := v.(error)
+				cut = ok && errors.Is(err, http.ErrAbortHandler)
+			}
+		}()
+		front.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/path", nil))
+	}()
+	if late := seen.Err != nil && seen.Status == http.StatusOK; cut != late {
+		t.Errorf("the connection is cut: %v, after an error in the middle: %v", cut, late)
+	}
 	return w, logged.String(), seen
 }
 
@@ -46,7 +60,11 @@ func TestOutcomes(t *testing.T) {
 		{"error after the answer began", func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusOK)
 			return errors.New("too late")
-		}, 200, []string{"level=INFO", `error="too late"`}},
+		}, 200, []string{"level=ERROR", `error="too late"`}},
+		{"client went away", func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusOK)
+			return &net.OpError{Op: "write", Err: syscall.EPIPE}
+		}, 200, []string{"level=INFO", "broken pipe"}},
 		{"failure", func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusInternalServerError)
 			return nil

@@ -2,12 +2,14 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
 )
@@ -54,6 +56,9 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 	defer content.Close()
 	describeBlob(w, c)
 	http.ServeContent(w, r, "", time.Time{}, content)
+	if rec, ok := w.(*httpx.Recorder); ok && rec.Broken != nil {
+		return fmt.Errorf("send blob %s: %w", c.Digest, rec.Broken)
+	}
 	return nil
 }
 

@@ -47,8 +47,10 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	_, err = io.Copy(w, content)
-	return err
+	if _, err = io.CopyN(w, content, m.Size); err != nil {
+		return fmt.Errorf("send manifest %s: %w", d, err)
+	}
+	return nil
 }
 
 // manifest returns the manifest that the path names by tag or digest.

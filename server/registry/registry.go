@@ -179,6 +179,9 @@ func (h *Handler) open(r *http.Request, c storage.Content) (io.ReadSeekCloser, e
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", errGone, err)
 	}
+	if err == nil && b.Size() != c.Size {
+		err = errors.Join(fmt.Errorf("%s is damaged: the store has %d bytes of %d", c.Digest, b.Size(), c.Size), b.Close())
+	}
 	return b, err
 }
 
@@ -214,6 +217,8 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 		e = oci.Denied.With(immutableMessage(err), nil).At(http.StatusConflict)
 	case errors.Is(err, storage.ErrNoSpace):
 		e = oci.Unknown.With("the registry's disk is full: nothing was stored; free space on it, then push again", nil).At(http.StatusInsufficientStorage)
+	case errors.Is(err, storage.ErrMedium):
+		e = oci.Unknown.With("the registry's disk failed: the change is done or not; try again, and if that fails too, its administrator must look at the disk", nil)
 	case errors.As(err, &tooLarge):
 		e = oci.SizeInvalid.With("the body is too large", nil).At(http.StatusRequestEntityTooLarge)
 	default:
