@@ -31,17 +31,17 @@ bench: deps build ## compare berth with other registries on this machine
 	cd conformance && go run ./bench -berth $(BERTH) -peer /usr/bin/docker-registry $(BENCH)
 
 FUZZTIME   ?= 60s
-POWER_CUTS ?= 300
+EFFORT     ?= 100
 MODEL_TIME ?= 10m
 
-soak: build ## fuzz every parser, FUZZTIME each, cut the power POWER_CUTS times, run the model for MODEL_TIME
+soak: build ## fuzz every parser, FUZZTIME each, let disks fail under EFFORT loads, run the model for MODEL_TIME
 	for package in $$(go list ./...); do \
 		for fuzz in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$package $$fuzz"; \
 			go test -run '^$$' -fuzz "^$$fuzz$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package || exit 1; \
 		done; \
 	done
-	cd conformance && POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 2h -run PowerCuts -v ./powercut
+	cd conformance && POWERCUT_EFFORT=$(EFFORT) go test -count=1 -timeout 2h -v ./powercut
 	cd conformance && MODEL_TIME=$(MODEL_TIME) go test -count=1 -timeout 24h -run Model -v ./model
 
 run: build ## start berth here and show what it does

@@ -1,20 +1,19 @@
-// Package powercut is a file system for tests that forgets, when the power is
-// cut, what was not synced: writes without fsync of the file, and names without
-// fsync of the directory. It keeps everything in memory and is mounted by FUSE,
-// so that a whole program can run on it unchanged, its memory maps included.
+// Package powercut is a file system for tests that keeps a journal of all that
+// programs do to it. From that it tells what a disk would hold if the power had
+// been cut at any moment: of writes without fsync of the file, and of names
+// without fsync of the directory, nothing, all, or something at random. It also
+// lets operations fail. It keeps everything in memory and is mounted by FUSE, so
+// that a whole program can run on it unchanged, its memory maps included.
 //
 // It is as strict as POSIX allows a file system to be: an fsync of a file makes
-// its bytes durable but not its name.
+// its bytes durable but not its name, and bytes that an fsync failed to write
+// are not written by the next one.
 package powercut
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"sync"
 	"syscall"
@@ -27,39 +26,25 @@ import (
 // FS is a mounted file system.
 type FS struct {
 	server *fuse.Server
-	mu     sync.Mutex // guards every node below root
 	root   *node
-	lazy   bool
+
+	mu      sync.Mutex // guards all below, and every node below root
+	journal []change
+	fault   *Fault
 }
 
-// node is a file or a directory, as programs see it and as the disk has it.
+// node is a file or a directory, as programs see it.
 type node struct {
 	fs.Inode
-	fs   *FS
-	mode uint32
-	// of a file
-	data    []byte
-	durable []byte
-	pending []write // since the last fsync, oldest first
-	// of a directory
-	names    map[string]*node // as on disk
-	unsynced []name           // since the last fsync, oldest first
-}
-
-// write is a change of a file's bytes: data at off or, if data is nil, a new
-// size.
-type write struct {
-	off  int64
-	data []byte
-}
-
-// name is a change of a directory: child is nil for a name removed.
-type name struct {
-	name  string
-	child *node
+	fs      *FS
+	mode    uint32
+	data    []byte           // of a file
+	from    *Tree            // what it was mounted with; nil if it is new
+	mounted map[string]*node // its children then
 }
 
 var (
+	_ fs.NodeOnAdder   = (*node)(nil)
 	_ fs.NodeCreater   = (*node)(nil)
 	_ fs.NodeOpener    = (*node)(nil)
 	_ fs.NodeReader    = (*node)(nil)
@@ -68,6 +53,7 @@ var (
 	_ fs.NodeGetattrer = (*node)(nil)
 	_ fs.NodeSetattrer = (*node)(nil)
 	_ fs.NodeMkdirer   = (*node)(nil)
+	_ fs.NodeMknoder   = (*node)(nil)
 	_ fs.NodeUnlinker  = (*node)(nil)
 	_ fs.NodeRmdirer   = (*node)(nil)
 	_ fs.NodeRenamer   = (*node)(nil)
@@ -76,13 +62,13 @@ var (
 	_ fs.NodeLinker    = (*node)(nil)
 )
 
-// Mount mounts an empty file system on dir.
-func Mount(dir string) (*FS, error) {
+// Mount mounts a file system that holds what is in tree on dir.
+func Mount(dir string, tree *Tree) (*FS, error) {
 	f := &FS{}
-	f.root = f.newNode(syscall.S_IFDIR | 0o755)
-	second := time.Duration(0) // attributes are never cached: sizes change under the kernel's feet
+	f.root = f.newNode(syscall.S_IFDIR|0o755, tree)
+	never := time.Duration(0) // attributes are not cached: sizes change under the kernel's feet
 	server, err := fs.Mount(dir, f.root, &fs.Options{
-		AttrTimeout: &second, EntryTimeout: &second,
+		AttrTimeout: &never, EntryTimeout: &never,
 		MountOptions: fuse.MountOptions{DirectMount: true, FsName: "powercut", Name: "powercut", AllowOther: true},
 	})
 	if err != nil {
@@ -99,90 +85,109 @@ func (f *FS) Unmount() error {
 	return err
 }
 
-// LoseSyncs makes every fsync from now on return at once without doing
-// anything: what a program would be that forgot them. A test that does not
-// fail then proves nothing.
-func (f *FS) LoseSyncs(lose bool) {
+// Fault lets operations fail.
+type Fault struct {
+	// Hits says whether it is about an operation. path begins at the root,
+	// without a slash before.
+	Hits func(k Kind, path string) bool
+
+	After   int // how many such operations go well before
+	Times   int // how many fail then; 0 means all
+	Errno   syscall.Errno
+	Happens bool // what is reported to have failed was done all the same
+
+	seen int
+}
+
+// Break lets operations fail as fault says, or none if it is nil. It ends the
+// fault before, and returns how many operations that one was about, also those
+// that went well.
+func (f *FS) Break(fault *Fault) (seen int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.lazy = lose
+	if f.fault != nil {
+		seen = f.fault.seen
+	}
+	f.fault = fault
+	return seen
 }
 
-// Cut writes to dir what a disk would hold after the power was cut now. Of what
-// was not synced each change survives with probability keep.
-func (f *FS) Cut(dir string, keep float64, rnd *rand.Rand) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.root.cut(dir, keep, rnd)
+// fails returns what an operation ends with, and whether to do it. The caller
+// holds the lock.
+func (n *node) fails(k Kind, name string) (errno syscall.Errno, do bool) {
+	t := n.fs.fault
+	if t == nil || !t.Hits(k, path.Join(n.Path(nil), name)) {
+		return 0, true
+	}
+	t.seen++
+	if t.seen <= t.After || t.Times > 0 && t.seen > t.After+t.Times {
+		return 0, true
+	}
+	return t.Errno, t.Happens
 }
 
-func (n *node) cut(path string, keep float64, rnd *rand.Rand) error {
-	if !n.isDir() {
-		b := slices.Clone(n.durable)
-		for _, w := range n.pending {
-			if rnd.Float64() < keep {
-				b = w.apply(b)
-			}
-		}
-		return os.WriteFile(path, b, os.FileMode(n.mode&0o777))
-	}
-	if err := os.Mkdir(path, os.FileMode(n.mode&0o777)); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	names := maps.Clone(n.names)
-	for _, u := range n.unsynced {
-		if rnd.Float64() < keep {
-			u.apply(names)
-		}
-	}
-	for name, child := range names {
-		if err := child.cut(filepath.Join(path, name), keep, rnd); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w write) apply(b []byte) []byte {
-	end := w.off + int64(len(w.data))
-	if w.data == nil && w.off < int64(len(b)) {
-		return b[:w.off]
-	}
-	if end > int64(len(b)) {
-		b = append(b, make([]byte, end-int64(len(b)))...)
-	}
-	copy(b[w.off:], w.data)
-	return b
-}
-
-func (u name) apply(names map[string]*node) {
-	if u.child == nil {
-		delete(names, u.name)
-	} else {
-		names[u.name] = u.child
-	}
-}
-
-func (f *FS) newNode(mode uint32) *node {
-	n := &node{fs: f, mode: mode}
-	if n.isDir() {
-		n.names = map[string]*node{}
+func (f *FS) newNode(mode uint32, from *Tree) *node {
+	n := &node{fs: f, mode: mode, from: from}
+	if from != nil {
+		n.data = slices.Clone(from.Data)
 	}
 	return n
 }
 
 func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
 
-// add puts a new child under n. The caller holds the lock.
-func (n *node) add(ctx context.Context, called string, mode uint32) (*node, *fs.Inode) {
-	child := n.fs.newNode(mode)
-	n.unsynced = append(n.unsynced, name{called, child})
-	return child, n.NewInode(ctx, child, fs.StableAttr{Mode: mode & syscall.S_IFMT})
+// OnAdd gives a directory what it is mounted with.
+func (n *node) OnAdd(ctx context.Context) {
+	if n.from == nil {
+		return
+	}
+	n.mounted = map[string]*node{}
+	for name, t := range n.from.Names {
+		child := n.fs.newNode(t.Mode, t)
+		n.mounted[name] = child
+		n.AddChild(name, n.inode(ctx, child), true)
+	}
 }
 
-func (n *node) change(w write) {
-	n.data = w.apply(n.data)
-	n.pending = append(n.pending, w)
+func (n *node) inode(ctx context.Context, child *node) *fs.Inode {
+	return n.NewPersistentInode(ctx, child, fs.StableAttr{Mode: child.mode & syscall.S_IFMT})
+}
+
+// note adds to the journal. The caller holds the lock.
+func (n *node) note(c change) {
+	c.on = n
+	n.fs.journal = append(n.fs.journal, c)
+}
+
+// add puts a new child under n, unless that fails.
+func (n *node) add(ctx context.Context, k Kind, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	n.fs.mu.Lock()
+	defer n.fs.mu.Unlock()
+	errno, do := n.fails(k, name)
+	if !do {
+		return nil, errno
+	}
+	child := n.fs.newNode(mode, nil)
+	inode := n.inode(ctx, child)
+	n.note(change{kind: k, name: name, child: child})
+	child.attr(&out.Attr)
+	if errno != 0 {
+		n.AddChild(name, inode, true)
+	}
+	return inode, errno
+}
+
+// change writes to a file, or sets its size if data is nil, unless that fails.
+func (n *node) change(k Kind, off int64, data []byte) syscall.Errno {
+	n.fs.mu.Lock()
+	defer n.fs.mu.Unlock()
+	errno, do := n.fails(k, "")
+	if do {
+		c := change{kind: k, off: off, data: data}
+		n.data = c.apply(n.data)
+		n.note(c)
+	}
+	return errno
 }
 
 func (n *node) attr(a *fuse.Attr) {
@@ -191,48 +196,60 @@ func (n *node) attr(a *fuse.Attr) {
 }
 
 func (n *node) Create(ctx context.Context, name string, _, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	n.fs.mu.Lock()
-	defer n.fs.mu.Unlock()
-	child, inode := n.add(ctx, name, syscall.S_IFREG|mode&0o777)
-	child.attr(&out.Attr)
-	return inode, nil, 0, 0
+	inode, errno := n.add(ctx, Create, name, syscall.S_IFREG|mode&0o777, out)
+	return inode, nil, 0, errno
 }
 
 func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	n.fs.mu.Lock()
-	defer n.fs.mu.Unlock()
-	child, inode := n.add(ctx, name, syscall.S_IFDIR|mode&0o777)
-	child.attr(&out.Attr)
-	return inode, 0
+	return n.add(ctx, Mkdir, name, syscall.S_IFDIR|mode&0o777, out)
 }
 
-func (n *node) Link(_ context.Context, target fs.InodeEmbedder, called string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+// Mknod makes a socket.
+func (n *node) Mknod(ctx context.Context, name string, mode, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return n.add(ctx, Create, name, mode, out)
+}
+
+func (n *node) Link(_ context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
 	child, ok := target.(*node)
 	if !ok {
 		return nil, syscall.EXDEV
 	}
-	n.unsynced = append(n.unsynced, name{called, child})
+	errno, do := n.fails(Link, name)
+	if !do {
+		return nil, errno
+	}
+	n.note(change{kind: Link, name: name, child: child})
 	child.attr(&out.Attr)
-	return child.EmbeddedInode(), 0
+	if errno != 0 {
+		n.AddChild(name, child.EmbeddedInode(), true)
+	}
+	return child.EmbeddedInode(), errno
 }
 
-func (n *node) Unlink(_ context.Context, called string) syscall.Errno {
+func (n *node) Unlink(_ context.Context, name string) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	n.unsynced = append(n.unsynced, name{called, nil})
-	return 0
+	errno, do := n.fails(Unlink, name)
+	if !do {
+		return errno
+	}
+	n.note(change{kind: Unlink, name: name})
+	if errno != 0 {
+		n.RmChild(name)
+	}
+	return errno
 }
 
-func (n *node) Rmdir(ctx context.Context, called string) syscall.Errno {
-	if c := n.GetChild(called); c != nil && len(c.Children()) > 0 {
+func (n *node) Rmdir(ctx context.Context, name string) syscall.Errno {
+	if c := n.GetChild(name); c != nil && len(c.Children()) > 0 {
 		return syscall.ENOTEMPTY
 	}
-	return n.Unlink(ctx, called)
+	return n.Unlink(ctx, name)
 }
 
-func (n *node) Rename(_ context.Context, old string, to fs.InodeEmbedder, called string, flags uint32) syscall.Errno {
+func (n *node) Rename(_ context.Context, old string, to fs.InodeEmbedder, name string, flags uint32) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
 	dir, ok := to.(*node)
@@ -240,12 +257,19 @@ func (n *node) Rename(_ context.Context, old string, to fs.InodeEmbedder, called
 	if !ok || child == nil || flags&^1 != 0 { // 1 is RENAME_NOREPLACE
 		return syscall.EINVAL
 	}
-	if flags == 1 && dir.GetChild(called) != nil {
+	if flags == 1 && dir.GetChild(name) != nil {
 		return syscall.EEXIST
 	}
-	dir.unsynced = append(dir.unsynced, name{called, child.Operations().(*node)})
-	n.unsynced = append(n.unsynced, name{old, nil})
-	return 0
+	errno, do := dir.fails(Rename, name)
+	if !do {
+		return errno
+	}
+	dir.note(change{kind: Rename, name: name, child: child.Operations().(*node)})
+	n.note(change{kind: Unlink, name: old})
+	if errno != 0 {
+		n.MvChild(old, dir.EmbeddedInode(), name, true)
+	}
+	return errno
 }
 
 func (n *node) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
@@ -255,6 +279,9 @@ func (n *node) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Err
 func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
+	if errno, _ := n.fails(Read, ""); errno != 0 {
+		return nil, errno
+	}
 	if off >= int64(len(n.data)) {
 		return fuse.ReadResultData(nil), 0
 	}
@@ -262,36 +289,39 @@ func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) 
 }
 
 func (n *node) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
-	n.fs.mu.Lock()
-	defer n.fs.mu.Unlock()
-	n.change(write{off, slices.Clone(data)})
+	if errno := n.change(Write, off, slices.Clone(data)); errno != 0 {
+		return 0, errno
+	}
 	return uint32(len(data)), 0
 }
 
 func (n *node) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, _ uint32) syscall.Errno {
 	n.fs.mu.Lock()
-	defer n.fs.mu.Unlock()
-	if end := int64(off + size); end > int64(len(n.data)) {
-		n.change(write{off: end})
+	has := uint64(len(n.data))
+	n.fs.mu.Unlock()
+	if off+size <= has {
+		return 0
 	}
-	return 0
+	return n.change(Resize, int64(off+size), nil)
 }
 
-// Fsync of a file makes its bytes durable, of a directory its names.
+// Fsync of a file makes its bytes durable, of a directory its names. When it
+// fails, the kernel takes a file's bytes for written all the same.
 func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if n.fs.lazy {
-		return 0
+	k := Sync
+	if n.isDir() {
+		k = SyncDir
 	}
-	for _, w := range n.pending {
-		n.durable = w.apply(n.durable)
+	errno, do := n.fails(k, "")
+	switch {
+	case do:
+		n.note(change{kind: k})
+	case k == Sync:
+		n.note(change{kind: lose})
 	}
-	for _, u := range n.unsynced {
-		u.apply(n.names)
-	}
-	n.pending, n.unsynced = nil, nil
-	return 0
+	return errno
 }
 
 func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -302,11 +332,13 @@ func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 }
 
 func (n *node) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if size, ok := in.GetSize(); ok {
+		if errno := n.change(Resize, int64(size), nil); errno != 0 {
+			return errno
+		}
+	}
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if size, ok := in.GetSize(); ok {
-		n.change(write{off: int64(size)})
-	}
 	if mode, ok := in.GetMode(); ok {
 		n.mode = n.mode&syscall.S_IFMT | mode&0o777
 	}
