@@ -2,22 +2,28 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/socket"
 	"berth.internal/server/control"
+	"berth.internal/storage"
+	"berth.internal/storage/kv"
+	"berth.internal/storage/mem"
 )
 
-// serving runs s on an address and an admin socket until the test ends, and
-// returns a client of each.
-func serving(t *testing.T, s *Server) (tcp, admin func(method, path, body string) (int, string)) {
+// serving runs s on an address and an admin socket until stop is called or the
+// test ends, and returns a client of each.
+func serving(t *testing.T, s *Server) (tcp, admin func(method, path, body string) (int, string), stop func()) {
 	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -70,7 +76,7 @@ func serving(t *testing.T, s *Server) (tcp, admin func(method, path, body string
 			return d.DialContext(ctx, "tcp", l.Addr().String())
 		}), client(func(ctx context.Context) (net.Conn, error) {
 			return socket.Dial(ctx, path)
-		})
+		}), stop
 }
 
 // TestControlAccess asks for every operation of the control API on both ways
@@ -79,7 +85,7 @@ func TestControlAccess(t *testing.T) {
 	for _, anonymous := range []Anonymous{AnonymousNone, AnonymousPull, AnonymousPush} {
 		t.Run(string(anonymous), func(t *testing.T) {
 			s, _ := newServer(t, func(c *Config) { c.Anonymous = anonymous })
-			tcp, admin := serving(t, s)
+			tcp, admin, _ := serving(t, s)
 			for _, op := range control.Table() {
 				path, body := wire.Base+strings.ReplaceAll(op.Path, "{id}", "none"), ""
 				switch {
@@ -113,7 +119,7 @@ func TestControlAccess(t *testing.T) {
 // TestControlInTheServer looks at what the front door adds to the control API.
 func TestControlInTheServer(t *testing.T) {
 	s, index := newServer(t, func(c *Config) { c.Version = "v1.2.3" })
-	tcp, _ := serving(t, s)
+	tcp, _, _ := serving(t, s)
 	status, answer := tcp("GET", wire.Base+"/server", "")
 	if want := fmt.Sprintf(`{"name":%q,"ready":true,"version":"v1.2.3","features":[`, s.name); status != 200 || !strings.HasPrefix(answer, want) {
 		t.Errorf("GET /server = %d %s, want %s…", status, answer, want)
@@ -132,5 +138,52 @@ func TestControlInTheServer(t *testing.T) {
 	s.storage.Index = mute{Index: index, bug: true}
 	if status, answer := tcp("GET", wire.Base+"/server", ""); status != 500 || !strings.HasPrefix(answer, `{"error":{"code":"internal"`) {
 		t.Errorf("GET /server with a bug = %d %s, want 500 in the API's JSON", status, answer)
+	}
+}
+
+// stuck deletes nothing before it is told to give up.
+type stuck struct{ storage.Store }
+
+func (stuck) Delete(ctx context.Context, _ storage.Key) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestShutdownEndsJobs stops a server while a job waits for the collector, and a
+// client for the job.
+func TestShutdownEndsJobs(t *testing.T) {
+	index := mem.NewIndex(kv.Options{})
+	if err := index.Intend(t.Context(), "nobody's", 0); err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.ShutdownTimeout = time.Minute // longer than this test may take
+	s, err := New(cfg, storage.Drivers{Store: stuck{new(mem.Store)}, Index: index, Records: index}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived, inner := make(chan struct{}), s.handler
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery == "watch=2" {
+			close(arrived)
+		}
+		inner.ServeHTTP(w, r)
+	})
+	_, admin, stop := serving(t, s)
+	status, answer := admin("POST", wire.Base+"/gc", "")
+	var job wire.Job
+	if err := json.Unmarshal([]byte(answer), &job); err != nil || status != http.StatusAccepted {
+		t.Fatalf("POST /gc = %d %s, %v", status, answer, err)
+	}
+	watched := make(chan string, 1)
+	go func() {
+		// The first piece of news is that it waits; the second one its end.
+		_, answer := admin("GET", job.Path+"?watch=2", "")
+		watched <- answer
+	}()
+	<-arrived
+	stop()
+	if answer := <-watched; !strings.Contains(answer, `"state":"failed"`) || !strings.Contains(answer, "the server is stopping") {
+		t.Errorf("the job at the end of its server: %s", answer)
 	}
 }

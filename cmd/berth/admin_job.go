@@ -22,21 +22,25 @@ func (p *jobProgress) update(job wire.Job) {
 	if job.State != wire.JobRunning || job.Progress == (wire.Progress{}) || !isTerminal(p.out) {
 		return
 	}
-	number := func(n int64) string {
-		if job.Progress.Unit == "bytes" {
-			return units.HumanSize(float64(n))
-		}
-		return fmt.Sprint(n)
-	}
-	line := job.Progress.Doing + ": " + number(job.Progress.Done)
-	if job.Progress.Total > 0 {
-		line += " of " + number(job.Progress.Total)
-	}
-	if job.Progress.Unit != "bytes" {
-		line += " " + job.Progress.Unit
-	}
-	fmt.Fprintf(p.out, "\r\033[K%s", line)
+	fmt.Fprintf(p.out, "\r\033[K%s", progressLine(job.Progress))
 	p.shown = true
+}
+
+// progressLine is what people see of a job: "collecting: 3 of 5 entries".
+func progressLine(p wire.Progress) string {
+	if p.Done == 0 && p.Total == 0 {
+		return p.Doing
+	}
+	number := func(n int64) string { return fmt.Sprint(n) }
+	unit := " " + p.Unit
+	if p.Unit == "bytes" {
+		number, unit = func(n int64) string { return units.HumanSize(float64(n)) }, ""
+	}
+	line := p.Doing + ": " + number(p.Done)
+	if p.Total > 0 {
+		line += " of " + number(p.Total)
+	}
+	return line + unit
 }
 
 // close takes the line away.

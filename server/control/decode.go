@@ -19,7 +19,7 @@ import (
 	"berth.internal/internal/control"
 )
 
-// fields are those of a wire type, by their names in JSON.
+// fields are those of a wire type, which embeds none, by their names in JSON.
 type fields struct {
 	of     reflect.Type
 	byName map[string]reflect.StructField
@@ -28,7 +28,7 @@ type fields struct {
 
 func fieldsOf(t reflect.Type) fields {
 	f := fields{of: t, byName: map[string]reflect.StructField{}}
-	for _, field := range reflect.VisibleFields(t) {
+	for field := range t.Fields() {
 		if name, ok := wireName(field); ok {
 			f.byName[name] = field
 			f.names = append(f.names, name)
@@ -125,7 +125,7 @@ func (f fields) set(request reflect.Value, name, text string) error {
 		}
 		field.SetUint(n)
 	default:
-		panic("control: a query cannot hold a " + field.Type().String()) // the table's test reads one of each
+		panic("control: path and query cannot hold " + name + ", a " + field.Type().String())
 	}
 	return misread(name, wants)
 }

@@ -38,6 +38,7 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 	began := time.Now()
 	report := control.GCReport{Gone: []control.GCEntry{}}
 	done := int64(0)
+	tell(control.Progress{Doing: "waiting for the server's own round", Unit: "entries"})
 	result, err := h.Collector.Round(ctx, func(e gc.Entry) {
 		done++
 		tell(control.Progress{Doing: "collecting", Done: done, Unit: "entries"})

@@ -55,13 +55,19 @@ const fieldRepo = "repo"
 
 // row makes a row whose request is a Q and whose answer is an A.
 func row[Q, A any](method, path string, needs Right, does func(*Handler, *http.Request, Q) (A, error), says string) Operation {
-	return Operation{
+	op := Operation{
 		Method: method, Path: path, Needs: needs, Status: http.StatusOK, Says: says,
 		request: fieldsOf(reflect.TypeFor[Q]()), answer: reflect.TypeFor[A](),
 		do: func(h *Handler, r *http.Request, request reflect.Value) (any, error) {
 			return does(h, r, request.Interface().(Q))
 		},
 	}
+	for _, name := range op.request.names {
+		if !op.hasBody() || strings.Contains(path, "{"+name+"}") {
+			_ = op.request.set(reflect.New(op.request.of).Elem(), name, "") // panics if it is of a kind that cannot be there
+		}
+	}
+	return op
 }
 
 // long makes a row that starts a job with POST. Its result is an R, also with an
