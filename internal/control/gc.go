@@ -1,28 +1,33 @@
 package control
 
+import "time"
+
 // GCQuery asks what the collector would do now.
 type GCQuery struct {
-	After string `json:"after,omitempty"` // Next of the page before
-	Limit int    `json:"limit,omitempty"` // entries of a page: 1 to 10000, by default 1000
+	Queued bool   `json:"queued,omitempty"` // also with what is not due yet
+	After  string `json:"after,omitempty"`  // Next of the page before
+	Limit  int    `json:"limit,omitempty"`  // entries of a page: 1 to 10000, by default 1000
 }
 
 // GCPlan is one page of what the collector would do now.
 type GCPlan struct {
 	Entries []GCEntry `json:"entries"`
+	Now     time.Time `json:"now"`            // to compare the entries' times with
 	Next    string    `json:"next,omitempty"` // empty: these are the last
 }
 
 // GCEntry is something that the collector takes away, or reviews and keeps.
 type GCEntry struct {
-	Kind      string `json:"kind"`             // upload, blob, manifest, trash, history or bytes
-	Repo      string `json:"repo,omitempty"`   // not of bytes
-	Digest    string `json:"digest,omitempty"` // of a blob or manifest
-	Tag       string `json:"tag,omitempty"`    // of a history: the tag that was deleted
-	Upload    string `json:"upload,omitempty"` // of an upload: its id
-	Key       string `json:"key,omitempty"`    // of bytes, which no repository names
-	SizeBytes int64  `json:"size_bytes"`
-	Goes      bool   `json:"goes"`
-	Why       string `json:"why"`
+	Kind      string    `json:"kind"`             // upload, blob, manifest, trash, history or bytes
+	Repo      string    `json:"repo,omitempty"`   // not of bytes
+	Digest    string    `json:"digest,omitempty"` // of a blob or manifest
+	Tag       string    `json:"tag,omitempty"`    // of a history: the tag that was deleted
+	Upload    string    `json:"upload,omitempty"` // of an upload: its id
+	Key       string    `json:"key,omitempty"`    // of bytes, which no repository names
+	SizeBytes int64     `json:"size_bytes"`
+	Due       time.Time `json:"due,omitzero"` // absent for bytes, which are due
+	Goes      bool      `json:"goes"`
+	Why       string    `json:"why"`
 
 	// Holders is how many repositories hold a blob that goes from this one,
 	// counted up to 100: its bytes go with the last of them.
@@ -34,6 +39,7 @@ type GCReport struct {
 	Uploads     int64   `json:"uploads"`   // dropped
 	Blobs       int64   `json:"blobs"`     // taken from their repositories
 	Manifests   int64   `json:"manifests"` // taken from their repositories
+	Histories   int64   `json:"histories"` // of tags that were deleted
 	Kept        int64   `json:"kept"`      // reviewed, and needed
 	Deleted     int64   `json:"deleted"`   // files of the store
 	FreedBytes  int64   `json:"freed_bytes"`

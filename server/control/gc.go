@@ -22,11 +22,11 @@ func (h *Handler) planGC(r *http.Request, q control.GCQuery) (control.GCPlan, er
 	if err != nil {
 		return control.GCPlan{}, err
 	}
-	entries, next, err := h.Collector.DryRun(r.Context(), q.After, limit)
+	entries, next, err := h.Collector.DryRun(r.Context(), gc.Look{After: q.After, Ahead: q.Queued, N: limit})
 	if errors.Is(err, gc.ErrCursor) {
 		return control.GCPlan{}, control.Invalid.With("it must be what the page before gave as next").In("after").Because(err)
 	}
-	plan := control.GCPlan{Entries: make([]control.GCEntry, len(entries)), Next: next}
+	plan := control.GCPlan{Entries: make([]control.GCEntry, len(entries)), Now: time.Now().UTC(), Next: next}
 	for i, e := range entries {
 		plan.Entries[i] = gcEntry(e)
 	}
@@ -50,6 +50,8 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 			report.Blobs++
 		case gc.Manifest, gc.Trash:
 			report.Manifests++
+		case gc.History:
+			report.Histories++
 		}
 		if len(report.Gone) < gcListed {
 			report.Gone = append(report.Gone, gcEntry(e))
@@ -64,6 +66,6 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 func gcEntry(e gc.Entry) control.GCEntry {
 	return control.GCEntry{
 		Kind: string(e.Kind), Repo: e.Repo, Digest: e.Digest.String(), Tag: e.Tag, Upload: e.Upload, Key: string(e.Key),
-		SizeBytes: e.Size, Goes: e.Goes, Why: e.Why, Holders: e.Holders,
+		SizeBytes: e.Size, Due: e.Due, Goes: e.Goes, Why: e.Why, Holders: e.Holders,
 	}
 }

@@ -68,7 +68,7 @@ func TestGC(t *testing.T) {
 		if report.Blobs != 5 || len(report.Gone) != 5 || report.Gone[0].Digest != got[0].Digest {
 			t.Errorf("POST /gc did %+v", report)
 		}
-		if w := ask(t, b.h, "GET", control.Base+"/gc", ""); w.Body.String() != `{"entries":[]}`+"\n" {
+		if w := ask(t, b.h, "GET", control.Base+"/gc", ""); !strings.HasPrefix(w.Body.String(), `{"entries":[],"now":"2000-01-01T01:00:0`) || strings.Contains(w.Body.String(), "next") {
 			t.Errorf("GET /gc afterwards = %s", w.Body)
 		}
 	})

@@ -30,7 +30,7 @@ func Table() []Operation {
 			"Cancels a job, which ends soon; one that has ended stays as it is."),
 
 		row(http.MethodGet, "/gc", Admin, (*Handler).planGC,
-			"What the collector would do now with what is due, entry by entry, with the reason; changes nothing."),
+			"What the collector would do now with what is due, or in time with what is queued, entry by entry with the reason; changes nothing."),
 		long("/gc", Admin, (*Handler).collect,
 			"Does a round of the collector now."),
 	}

@@ -34,6 +34,7 @@ type Entry struct {
 	Upload string        // the session of an upload
 	Key    storage.Key   // of bytes
 	Size   int64         // bytes; 0 if it is not known
+	Due    time.Time     // zero for bytes, which are due
 	Goes   bool
 	Why    string // for people
 
@@ -48,30 +49,48 @@ const MaxHolders = 100
 // ErrCursor is what DryRun gives for a cursor that is not its own.
 var ErrCursor = errors.New("not a place in the collector's work")
 
-// DryRun tells what a round would do with up to n entries, after the place that
-// the last call returned, empty at first; it changes nothing. An empty next says
-// that these are the last. What manifests that go would free in turn is not in
-// it: that waits for its grace. Errors: ErrCursor.
-func (c *Collector) DryRun(ctx context.Context, after string, n int) (page []Entry, next string, err error) {
+// Look is what DryRun looks at.
+type Look struct {
+	After string // the place that the last call returned; empty at first
+	Ahead bool   // also at what is not due yet; but not at bytes on their way in
+	N     int    // at up to so many entries
+}
+
+// ahead is later than anything is due.
+const ahead = 100 * 365 * 24 * time.Hour
+
+// DryRun tells what a round would do with what is due, or will do with what is
+// queued if nothing changes until it is due. It changes nothing. An empty next
+// says that these entries are the last. What they would free in turn is not among
+// them: that waits for its own grace. Errors: ErrCursor.
+func (c *Collector) DryRun(ctx context.Context, look Look) (page []Entry, next string, err error) {
+	now, err := c.index.Now(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("dry run: %w", err)
+	}
+	until := now
+	if look.Ahead {
+		until = now.Add(ahead)
+	}
 	steps := []struct {
-		name string
-		list func(ctx context.Context, n int) ([]Entry, error) // the first n entries
+		name  string
+		first func(ctx context.Context, now, until time.Time, n int) ([]Entry, error)
 	}{
-		{"uploads", c.dueUploads}, {"reviews", c.dueReviews}, {"bytes", c.dueBytes},
+		{"uploads", c.firstUploads}, {"reviews", c.firstReviews}, {"bytes", c.firstBytes},
 	}
 	step, seen := 0, 0
-	if after != "" {
-		name, number, _ := strings.Cut(after, ".")
+	if look.After != "" {
+		name, number, _ := strings.Cut(look.After, ".")
 		for step < len(steps) && steps[step].name != name {
 			step++
 		}
 		if seen, err = strconv.Atoi(number); err != nil || seen < 0 || seen > 1<<30 || step == len(steps) {
-			return nil, "", fmt.Errorf("dry run after %.40q: %w", after, ErrCursor)
+			return nil, "", fmt.Errorf("dry run after %.40q: %w", look.After, ErrCursor)
 		}
 	}
 	for ; step < len(steps); step, seen = step+1, 0 {
-		room := n - len(page)
-		list, err := steps[step].list(ctx, seen+room)
+		room := look.N - len(page)
+		list, err := steps[step].first(ctx, now, until, seen+room)
 		if err != nil {
 			return nil, "", fmt.Errorf("dry run: %w", err)
 		}
@@ -89,13 +108,10 @@ func (c *Collector) DryRun(ctx context.Context, after string, n int) (page []Ent
 	return page, "", nil
 }
 
-// dueUploads are those that nobody went on with.
-func (c *Collector) dueUploads(ctx context.Context, n int) ([]Entry, error) {
-	now, err := c.index.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	idle, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), n)
+// firstUploads are those that will have expired at until, if nobody goes on
+// with them.
+func (c *Collector) firstUploads(ctx context.Context, _, until time.Time, n int) ([]Entry, error) {
+	idle, err := c.index.Idle(ctx, until.Add(-c.config.SessionExpiry), n)
 	list := make([]Entry, len(idle))
 	for i, s := range idle {
 		list[i] = c.upload(s)
@@ -103,24 +119,24 @@ func (c *Collector) dueUploads(ctx context.Context, n int) ([]Entry, error) {
 	return list, err
 }
 
-// dueReviews are the entries of the queue whose time has come.
-func (c *Collector) dueReviews(ctx context.Context, n int) ([]Entry, error) {
+// firstReviews are the entries of the queue that are due at until.
+func (c *Collector) firstReviews(ctx context.Context, now, until time.Time, n int) ([]Entry, error) {
 	policy := c.config.Policy
-	policy.DryRun = true
+	policy.DryRun, policy.Ahead = true, until.Sub(now)
 	verdicts, err := c.index.Review(ctx, policy, n)
 	list := make([]Entry, len(verdicts))
 	for i, v := range verdicts {
 		list[i] = reviewed(v)
+		if list[i].Kind == Trash && v.Due.After(now) {
+			list[i].Why = "it was deleted, and can be restored until then"
+		}
 	}
 	return list, err
 }
 
-// dueBytes are those that nobody can name any more.
-func (c *Collector) dueBytes(ctx context.Context, n int) ([]Entry, error) {
-	now, err := c.index.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
+// firstBytes are those that nobody can name any more. Whether bytes on their
+// way in will be named cannot be told, so until does not matter.
+func (c *Collector) firstBytes(ctx context.Context, now, _ time.Time, n int) ([]Entry, error) {
 	keys, err := c.index.Orphans(ctx, now, n)
 	list := make([]Entry, len(keys))
 	for i, key := range keys {
@@ -131,7 +147,7 @@ func (c *Collector) dueBytes(ctx context.Context, n int) ([]Entry, error) {
 
 func (c *Collector) upload(s storage.Session) Entry {
 	return Entry{
-		Kind: Upload, Repo: s.Repo, Upload: s.ID, Size: s.State.Size, Goes: true,
+		Kind: Upload, Repo: s.Repo, Upload: s.ID, Size: s.State.Size, Due: s.Updated.Add(c.config.SessionExpiry), Goes: true,
 		Why: fmt.Sprintf("nobody went on with it since %s", s.Updated.UTC().Format(time.RFC3339)),
 	}
 }
@@ -141,7 +157,7 @@ func orphan(key storage.Key) Entry {
 }
 
 func reviewed(v storage.Verdict) Entry {
-	e := Entry{Kind: Blob, Repo: v.Repo, Digest: v.Digest, Tag: v.Tag, Size: v.Size, Goes: v.Condemned, Why: v.Why}
+	e := Entry{Kind: Blob, Repo: v.Repo, Digest: v.Digest, Tag: v.Tag, Size: v.Size, Due: v.Due, Goes: v.Condemned, Why: v.Why}
 	switch v.Kind {
 	case storage.KindManifest:
 		e.Kind = Manifest

@@ -285,8 +285,19 @@ func TestDryRun(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if page, next, err := c.DryRun(t.Context(), "", 100); err != nil || next != "" || len(page) != 0 {
+		if page, next, err := c.DryRun(t.Context(), gc.Look{N: 100}); err != nil || next != "" || len(page) != 0 {
 			t.Errorf("DryRun before anything is due = %+v, %q, %v", page, next, err)
+		}
+		// What is queued, with the time when it is due.
+		began := time.Now()
+		queued, next, err := c.DryRun(t.Context(), gc.Look{N: 100, Ahead: true})
+		if err != nil || next != "" || len(queued) != 3+4 {
+			t.Errorf("DryRun ahead = %d entries, %q, %v; want 3 uploads and 4 blobs", len(queued), next, err)
+		}
+		for _, e := range queued {
+			if !e.Due.Equal(began.Add(grace)) {
+				t.Errorf("%s %s is due at %v, want in an hour", e.Kind, e.Why, e.Due)
+			}
 		}
 		pass(grace + time.Second)
 
@@ -295,7 +306,7 @@ func TestDryRun(t *testing.T) {
 			for next, pages := "", 0; pages == 0 || next != ""; pages++ {
 				var page []gc.Entry
 				var err error
-				page, next, err = c.DryRun(t.Context(), next, n)
+				page, next, err = c.DryRun(t.Context(), gc.Look{After: next, N: n})
 				if err != nil || len(page) > n || pages > 20 {
 					t.Fatalf("DryRun, %d at a time = %d entries, %q, %v", n, len(page), next, err)
 				}
@@ -329,7 +340,7 @@ func TestDryRun(t *testing.T) {
 			}
 		}
 		for _, cursor := range []string{"x", "uploads", "uploads.-1", "reviews.x", "bytes.99999999999"} {
-			if _, _, err := c.DryRun(t.Context(), cursor, 10); !errors.Is(err, gc.ErrCursor) {
+			if _, _, err := c.DryRun(t.Context(), gc.Look{After: cursor, N: 10}); !errors.Is(err, gc.ErrCursor) {
 				t.Errorf("DryRun after %q = %v, want ErrCursor", cursor, err)
 			}
 		}
@@ -348,7 +359,7 @@ func TestDryRun(t *testing.T) {
 		if told[gc.Upload] != 3 || told[gc.Blob] != 2 || told[gc.Bytes] != 3 {
 			t.Errorf("Round told of %v", told)
 		}
-		if page, _, err := c.DryRun(t.Context(), "", 100); err != nil || len(page) != 0 {
+		if page, _, err := c.DryRun(t.Context(), gc.Look{N: 100}); err != nil || len(page) != 0 {
 			t.Errorf("DryRun after a round = %+v, %v", page, err)
 		}
 	})
