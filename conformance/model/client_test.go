@@ -504,6 +504,7 @@ func (c *client) put(ctx context.Context, h holding, as []tagName) bool {
 		if match != nil {
 			c.saw(a.op, as[0], match)
 		}
+		c.present(a.op, h)
 		c.promised(a.op, h, c.grace)
 		for _, ref := range h.of.refs {
 			c.present(a.op, holding{h.repo, ref})

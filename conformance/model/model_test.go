@@ -44,9 +44,9 @@ func TestModel(t *testing.T) {
 	seed = cmp.Or(seed, rand.Uint64())
 	for began := time.Now(); ; seed++ {
 		left := lasts - time.Since(began)
-		m := &model{binary: berth, seed: seed, settings: defaultSettings()}
+		m := &model{binary: berth, seed: seed, settings: randomSettings(rand.New(rand.NewPCG(seed, 1<<32)))}
 		requests, err := m.run(t, min(left, time.Minute))
-		t.Logf("seed %d: %d requests, %d restarts", seed, requests, m.restarts)
+		t.Logf("seed %d: %d requests, %d restarts, %+v", seed, requests, m.restarts, m.settings)
 		if err != nil {
 			t.Fatalf("MODEL_SEED=%d: %v", seed, err)
 		}
@@ -78,7 +78,7 @@ func (m *model) run(t *testing.T, lasts time.Duration) (int, error) {
 	defer failed()
 	m.data = filepath.Join(t.TempDir(), "data")
 	m.random = rand.New(rand.NewPCG(m.seed, 0))
-	m.record = newRecord(m.grace, m.expiry, failed)
+	m.record = newRecord(m.settings, failed)
 	m.world = m.record.populate(m.random)
 	for i := range clients + 1 { // the last one looks on while the others rest
 		m.clients = append(m.clients, &client{
@@ -181,7 +181,7 @@ func (m *model) end(ctx context.Context) error {
 		return err
 	}
 	c := m.clients[clients]
-	c.deleteAll(ctx, m.random.IntN(2) == 0)
+	c.deleteAll(ctx, !m.untagged || m.random.IntN(2) == 0)
 	err = m.emptied(ctx)
 	c.ending.Store(true)
 	return errors.Join(err, server.stop(), server.complaints())

@@ -49,7 +49,7 @@ var mutants = []mutant{
 // it does not find is not there.
 func TestMutants(t *testing.T) {
 	t.Parallel()
-	berth := buildMutants(t)
+	berth := buildMutants(t, mutants)
 	for _, mutant := range mutants {
 		t.Run(mutant.name, func(t *testing.T) {
 			m := &model{binary: berth, env: []string{"BERTH_MUTANT=" + mutant.name}, seed: rand.Uint64(), settings: defaultSettings()}
@@ -63,10 +63,10 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// buildMutants builds one berth that holds all mutants, each to be switched on
+// buildMutants builds one berth that holds the mutants, each to be switched on
 // by BERTH_MUTANT. Their code is laid over the source: none of it is in the
 // product.
-func buildMutants(t *testing.T) string {
+func buildMutants(t *testing.T, mutants []mutant) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {

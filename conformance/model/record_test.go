@@ -81,10 +81,9 @@ type move struct {
 // no false alarms: an answer is wrong only if no order of the requests explains
 // it, whatever those did that got no answer.
 type record struct {
-	grace  time.Duration
-	expiry time.Duration // of uploads
-	began  time.Time
-	fail   func()
+	settings
+	began time.Time
+	fail  func()
 
 	mu      sync.Mutex
 	things  []*thing
@@ -96,9 +95,9 @@ type record struct {
 	failure error
 }
 
-func newRecord(grace, expiry time.Duration, fail func()) *record {
+func newRecord(s settings, fail func()) *record {
 	return &record{
-		grace: grace, expiry: expiry, began: time.Now(), fail: fail,
+		settings: s, began: time.Now(), fail: fail,
 		tags: map[tagName]*tag{}, held: map[holding]*held{}, open: map[*op]bool{}, touched: map[string][]*op{},
 	}
 }
@@ -215,6 +214,9 @@ func (r *record) must(h holding, w window) string {
 		}
 	}
 	if h.of.manifest {
+		if by := state.seen; !r.untagged && by != nil && by.before(w) && state.undisturbed(by, w) {
+			return fmt.Sprintf("%s was there when %q, and untagged manifests are kept", h, by.what)
+		}
 		for name, t := range r.tags {
 			if name.repo != h.repo {
 				continue

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,16 +24,26 @@ type settings struct {
 	grace    time.Duration // how long content without a use is kept
 	interval time.Duration // between two rounds of the collector
 	rate     int           // reviews and deletions in a second: few, so that a round lasts
+	untagged bool          // take manifests without a tag
 	expiry   time.Duration // of uploads
 }
 
 func defaultSettings() settings {
-	return settings{grace: 400 * time.Millisecond, interval: 5 * time.Millisecond, rate: 150, expiry: time.Second}
+	return settings{grace: 400 * time.Millisecond, interval: 5 * time.Millisecond, rate: 150, untagged: true, expiry: time.Second}
+}
+
+// randomSettings are others that make sense.
+func randomSettings(rnd *rand.Rand) settings {
+	s := defaultSettings()
+	s.grace = time.Duration(200+rnd.IntN(400)) * time.Millisecond
+	s.rate <<= rnd.IntN(5)
+	s.untagged = rnd.IntN(4) > 0
+	return s
 }
 
 func (s settings) yaml() string {
-	return fmt.Sprintf("grace: %s\nupload_expiry: %s\ncollect:\n  interval: %s\n  rate: %d\n  untagged: true\n",
-		s.grace, s.expiry, s.interval, s.rate)
+	return fmt.Sprintf("grace: %s\nupload_expiry: %s\ncollect:\n  interval: %s\n  rate: %d\n  untagged: %t\n",
+		s.grace, s.expiry, s.interval, s.rate, s.untagged)
 }
 
 // registry is a berth serve that runs.

@@ -111,11 +111,17 @@ func (c *client) finish(ctx context.Context, s *session) bool {
 	if a == nil {
 		return false
 	}
-	if a.status == http.StatusCreated {
-		return c.created(a, q, s.holding)
+	if a.status != http.StatusCreated {
+		c.gone(a, q, s)
+		return false
 	}
-	c.gone(a, q, s)
-	return false
+	if c.chance(10) {
+		after := request{method: http.MethodGet, path: s.path, what: "the ended " + s.String(), about: []fmt.Stringer{s}}
+		if a := c.send(ctx, after); a != nil && a.code() != "BLOB_UPLOAD_UNKNOWN" {
+			c.complain(a.op, []fmt.Stringer{s}, "an upload goes on after its end")
+		}
+	}
+	return c.created(a, q, s.holding)
 }
 
 func (c *client) created(a *answer, q request, h holding) bool {
