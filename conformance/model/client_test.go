@@ -27,8 +27,9 @@ type client struct {
 	id     int
 	random *rand.Rand
 	http   http.Client
-	left   []session // uploads to go on with, perhaps after a restart
-	made   int       // things of its own
+	admin  http.Client // over the socket of the server's machine
+	left   []session   // uploads to go on with, perhaps after a restart
+	made   int         // things of its own
 
 	url    string
 	ending *atomic.Bool // the server is being stopped: an answer may not come
@@ -37,6 +38,7 @@ type client struct {
 // request is what a client sends.
 type request struct {
 	method, path string
+	admin        bool // over the socket
 	query        url.Values
 	body         []byte
 	reader       io.Reader // instead of body, of unknown length
@@ -109,7 +111,11 @@ func (c *client) send(ctx context.Context, q request) *answer {
 		what = path
 	}
 	o := c.begin(fmt.Sprintf("client %d %s %s", c.id, q.method, what), q.effect, q.about...)
-	resp, err := c.http.Do(req)
+	do := c.http.Do
+	if q.admin {
+		do = c.admin.Do
+	}
+	resp, err := do(req)
 	if err != nil {
 		c.noAnswer(o, q, err)
 		return nil
@@ -220,6 +226,8 @@ var acts = []act{
 	{10, func(c *client, ctx context.Context) { c.pull(ctx, c.tagIn(c.repo())) }},
 	{3, func(c *client, ctx context.Context) { c.list(ctx, c.repo()) }},
 	{4, func(c *client, ctx context.Context) { c.referrers(ctx, c.repo(), c.manifest()) }},
+	{1, (*client).planCollection},
+	{1, (*client).collect},
 	{6, func(c *client, ctx context.Context) { c.deleteTag(ctx, c.tagIn(c.repo())) }},
 	{5, func(c *client, ctx context.Context) { c.delete(ctx, holding{c.repo(), c.manifest()}) }},
 	{5, func(c *client, ctx context.Context) { c.delete(ctx, holding{c.repo(), c.blob()}) }},
@@ -256,7 +264,7 @@ func (c *client) look(ctx context.Context, h holding, method string) bool {
 	}
 	c.right(a, q, h.of)
 	c.present(a.op, h)
-	if method == http.MethodHead && !h.of.manifest {
+	if method == http.MethodHead || h.of.manifest {
 		c.promised(a.op, h, c.grace/2)
 	}
 	return true
@@ -298,7 +306,7 @@ func (c *client) resolve(ctx context.Context, name tagName, method string) (*ans
 		c.unexpected(a, q)
 		return nil, nil
 	}
-	t := c.byDigest(a.header.Get("Docker-Content-Digest"))
+	t := c.find(a.header.Get("Docker-Content-Digest"), true)
 	if t == nil {
 		c.unexpected(a, q)
 		return nil, nil
@@ -310,12 +318,12 @@ func (c *client) resolve(ctx context.Context, name tagName, method string) (*ans
 	return a, t
 }
 
-// byDigest returns the manifest with that digest.
-func (r *record) byDigest(d string) *thing {
+// find returns the blob or manifest with that digest.
+func (r *record) find(d string, manifest bool) *thing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.things {
-		if t.manifest && t.digest.String() == d {
+		if t.manifest == manifest && t.digest.String() == d {
 			return t
 		}
 	}

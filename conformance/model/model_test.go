@@ -83,7 +83,7 @@ func (m *model) run(t *testing.T, lasts time.Duration) (int, error) {
 	for i := range clients + 1 { // the last one looks on while the others rest
 		m.clients = append(m.clients, &client{
 			record: m.record, world: m.world, id: i, random: rand.New(rand.NewPCG(m.seed, uint64(i+1))),
-			http: http.Client{Transport: &http.Transport{}},
+			http: http.Client{Transport: &http.Transport{}}, admin: http.Client{Transport: socket(m.data)},
 		})
 	}
 	var err error
@@ -129,6 +129,7 @@ func (m *model) life(ctx context.Context) error {
 	m.record.died()
 	for _, c := range m.clients {
 		c.http.CloseIdleConnections()
+		c.admin.CloseIdleConnections()
 	}
 	return errors.Join(err, server.complaints())
 }

@@ -26,8 +26,8 @@ var mutants = []mutant{
 		// blob before the manifest comes.
 		name: "promise",
 		file: "storage/kv/blobs.go",
-		old:  "if err != nil || !move {",
-		new:  "if err != nil || !move || %s {",
+		old:  "if err != nil || !move {\n\t\treturn err",
+		new:  "if err != nil || !move || %s {\n\t\treturn err",
 	},
 	{
 		// Content that is stored again gets its old key: a late delete hits it.

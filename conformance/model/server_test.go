@@ -42,7 +42,7 @@ func randomSettings(rnd *rand.Rand) settings {
 }
 
 func (s settings) yaml() string {
-	return fmt.Sprintf("grace: %s\nupload_expiry: %s\ncollect:\n  interval: %s\n  rate: %d\n  untagged: %t\n",
+	return fmt.Sprintf("grace: %s\nupload_expiry: %s\ncollect:\n  interval: %s\n  rate: %d\n  untagged: %t\n  untagged_grace: %[1]s\n  dangling: %[5]t\n  dangling_grace: %[1]s\ntrash: 0s\n",
 		s.grace, s.expiry, s.interval, s.rate, s.untagged)
 }
 

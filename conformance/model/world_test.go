@@ -166,7 +166,7 @@ func (r *record) populate(rnd *rand.Rand) *world {
 		w.manifests = append(w.manifests, r.index(fmt.Sprintf("index%d", i), children...))
 	}
 	for i := range 4 {
-		subject := w.manifests[rnd.IntN(len(w.manifests))] // also an artifact about an artifact
+		subject := w.manifests[2+rnd.IntN(len(w.manifests)-2)] // also an artifact about an artifact
 		w.manifests = append(w.manifests, r.image(fmt.Sprintf("artifact%d", i), fmt.Sprintf("application/x-%d", i%2), subject, "", some(2)...))
 	}
 	return w
