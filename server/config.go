@@ -47,6 +47,12 @@ type Config struct {
 	// refused with 413 (spec, "Pushing Manifests"). Default 4 MiB.
 	MaxManifest units.Bytes `yaml:"max_manifest"`
 
+	// Reserve is how many bytes of its disk the registry leaves free: blobs are
+	// refused with 507 when no more is free, so that names can be changed and
+	// deleted on a full disk, too. At most a tenth of the disk counts. Zero: none.
+	// Default 256 MiB.
+	Reserve units.Bytes `yaml:"reserve"`
+
 	// UploadExpiry is how long an upload may stand still before it is dropped.
 	// Default 24h.
 	UploadExpiry time.Duration `yaml:"upload_expiry"`
@@ -139,6 +145,7 @@ func DefaultConfig() Config {
 		Anonymous:    AnonymousNone,
 		Sparse:       registry.SparseNone,
 		MaxManifest:  4 << 20,
+		Reserve:      256 << 20,
 		UploadExpiry: 24 * time.Hour,
 		Grace:        24 * time.Hour,
 		Trash:        7 * 24 * time.Hour,
@@ -176,6 +183,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxManifest < 64<<10 || c.MaxManifest > 64<<20 {
 		wrong("max_manifest: must be between 64KiB and 64MiB")
+	}
+	if c.Reserve < 0 {
+		wrong("reserve: must not be negative")
 	}
 	if c.UploadExpiry <= 0 {
 		wrong("upload_expiry: must be positive")

@@ -23,6 +23,9 @@ const IntendGrace = 24 * time.Hour
 // Errors: ErrMismatch; the upload is then gone.
 func Commit(ctx context.Context, s Store, x Index, up Upload, want digest.Digest, put BlobPut) (Content, error) {
 	if up.Size() <= InlineMax {
+		if err := Room(s, KindBlob, up.Size()); err != nil {
+			return Content{}, fmt.Errorf("keep %s in the index: %w", want, err)
+		}
 		return commitInline(ctx, x, up, want, put)
 	}
 	key, err := up.Seal(ctx, want)

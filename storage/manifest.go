@@ -11,6 +11,9 @@ import (
 // more than the Index keeps, they go to the Store first, as in Commit.
 func PutManifest(ctx context.Context, s Store, x Index, put ManifestPut) error {
 	if put.Manifest.Size <= InlineMax {
+		if err := Room(s, KindManifest, put.Manifest.Size); err != nil {
+			return fmt.Errorf("keep manifest %s in the index: %w", put.Manifest.Digest, err)
+		}
 		return x.PutManifest(ctx, put)
 	}
 	up, err := s.Create(ctx, put.Manifest.Digest.Algorithm())

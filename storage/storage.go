@@ -157,6 +157,22 @@ type Reserver interface {
 	Reserve(n int64) error
 }
 
+// Limited is a Store that shares a medium with the Index and leaves it room: on
+// a full disk names can still be changed, and above all be deleted.
+type Limited interface {
+	// Room says whether n more bytes may be kept, of blobs, or of manifests, for
+	// which the room lasts longer. Errors: ErrNoSpace.
+	Room(k Kind, n int64) error
+}
+
+// Room is that of s, if it is Limited.
+func Room(s Store, k Kind, n int64) error {
+	if l, ok := s.(Limited); ok {
+		return l.Room(k, n)
+	}
+	return nil
+}
+
 // Drivers is a set of opened drivers, as the roof hands it to the rooms.
 type Drivers struct {
 	Store   Store

@@ -70,13 +70,14 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	if r.listener, err = listen(ctx, cfg.Listen); err != nil {
 		return nil, err
 	}
-	if r.data, err = openData(cfg.Data); err != nil {
+	if r.data, err = openData(cfg.Data, cfg.Reserve); err != nil {
 		return nil, err
 	}
 	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
-	if r.server, err = server.New(cfg, r.data.Drivers, log, r.data.bolt.Metrics()...); err != nil {
+	measured := append(r.data.bolt.Metrics(), r.data.disk.Metrics()...)
+	if r.server, err = server.New(cfg, r.data.Drivers, log, measured...); err != nil {
 		return nil, err
 	}
 	r.admin, err = listenAdmin(ctx, r.data.dir.Path(adminSocket), log)

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"berth.internal/internal/datadir"
+	"berth.internal/internal/units"
 	"berth.internal/storage"
 	"berth.internal/storage/bolt"
 	"berth.internal/storage/disk"
@@ -14,12 +15,13 @@ import (
 type data struct {
 	storage.Drivers
 	bolt *bolt.Index
+	disk *disk.Store
 	dir  *datadir.Dir
 }
 
 // openData opens the registry's part of the data directory path: bytes on the
-// file system, names and records in bbolt.
-func openData(path string) (_ *data, err error) {
+// file system, of which reserve stay free, names and records in bbolt.
+func openData(path string, reserve units.Bytes) (_ *data, err error) {
 	d := &data{}
 	if d.dir, err = datadir.Open(path, "registry"); err != nil {
 		return nil, err
@@ -33,11 +35,10 @@ func openData(path string) (_ *data, err error) {
 		return nil, err
 	}
 	d.Index, d.Records = d.bolt, d.bolt
-	store, err := disk.Open(d.dir.Path())
-	if err != nil {
+	if d.disk, err = disk.Open(d.dir.Path(), disk.Options{Reserve: int64(reserve)}); err != nil {
 		return nil, err
 	}
-	d.Store = store
+	d.Store = d.disk
 	return d, nil
 }
 

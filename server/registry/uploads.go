@@ -41,6 +41,10 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 	if err != nil {
 		return err
 	}
+	// Now the client still listens; in the middle of a body it may not.
+	if err := storage.Room(h.Store, storage.KindBlob, 0); err != nil {
+		return err
+	}
 	id, err := h.uploads.begin(t.name, h.Owner(r), alg)
 	if err != nil {
 		return err
@@ -210,6 +214,9 @@ func (h *Handler) store(r *http.Request, name string, want digest.Digest, up sto
 }
 
 func (h *Handler) storeInline(r *http.Request, want digest.Digest, put storage.BlobPut) error {
+	if err := storage.Room(h.Store, storage.KindBlob, r.ContentLength); err != nil {
+		return err
+	}
 	data := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(body{r.Body}, data); err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 func BenchmarkUpload(b *testing.B) {
 	for _, mib := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("%dMiB", mib), func(b *testing.B) {
-			s, err := disk.Open(b.TempDir())
+			s, err := disk.Open(b.TempDir(), disk.Options{})
 			if err != nil {
 				b.Fatal(err)
 			}

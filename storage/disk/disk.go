@@ -25,20 +25,31 @@ import (
 // stays in a core's cache between the socket, the hash and the file.
 const copySize = 256 << 10
 
+// Options are the settings of a Store.
+type Options struct {
+	// Reserve is how many bytes of the disk blobs leave free, so that the index
+	// on it can go on. At most a tenth of the disk is.
+	Reserve int64
+}
+
 // Store is a storage.Store in a directory.
 type Store struct {
 	root    string
 	buffers sync.Pool // *[]byte of copySize
+	space   space
 
 	mu     sync.Mutex
 	shards map[string]bool // directories of blobs that are there for good
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Store   = (*Store)(nil)
+	_ storage.Limited = (*Store)(nil)
+)
 
 // Open opens the Store in the directory root, and makes what is missing. The
 // caller sees to it that no other process uses root.
-func Open(root string) (*Store, error) {
+func Open(root string, o Options) (*Store, error) {
 	for _, dir := range []string{"blobs", "uploads"} {
 		if err := durable.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return nil, fmt.Errorf("open store: %w", storage.Medium(err))
@@ -50,6 +61,7 @@ func Open(root string) (*Store, error) {
 			b := make([]byte, copySize)
 			return &b
 		}},
+		space:  newSpace(root, o.Reserve),
 		shards: map[string]bool{},
 	}, nil
 }

@@ -12,7 +12,7 @@ func TestStore(t *testing.T) {
 	storagetest.TestStore(t, func(t *testing.T) func() storage.Store {
 		dir := t.TempDir()
 		return func() storage.Store {
-			s, err := disk.Open(dir)
+			s, err := disk.Open(dir, disk.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,11 +21,13 @@ func startWriteback(f *os.File, started, size int64) int64 {
 	return size
 }
 
-// room returns how many bytes the file system of path can still take from us.
-func room(path string) (int64, error) {
+// usage returns the size in bytes of the file system of path, and how many of
+// them we can still write.
+func usage(path string) (size, free int64, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
+		return 0, 0, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	return int64(min(fs.Bavail, math.MaxInt64/uint64(fs.Bsize))) * fs.Bsize, nil
+	bytes := func(blocks uint64) int64 { return int64(min(blocks, math.MaxInt64/uint64(fs.Bsize))) * fs.Bsize }
+	return bytes(fs.Blocks), bytes(fs.Bavail), nil
 }

@@ -30,7 +30,10 @@ type upload struct {
 	small   []byte   // all bytes, while file is nil
 	file    *os.File // all bytes
 	started int64    // bytes on their way from file to the disk
-	saved   int64    // bytes with which somebody may resume it; -1 if nobody may
+	checked int64    // bytes for which there was room when the disk was last asked
+
+	promised int64 // bytes of the disk's room that are not written yet
+	saved    int64 // bytes with which somebody may resume it; -1 if nobody may
 
 	key  storage.Key // set by Seal
 	done bool
@@ -72,7 +75,7 @@ func (s *Store) Resume(ctx context.Context, state storage.UploadState) (storage.
 	}
 	u := &upload{
 		store: s, id: state.ID, alg: state.Algorithm, hash: h, size: state.Size,
-		file: f, started: state.Size, saved: state.Size,
+		file: f, started: state.Size, checked: state.Size - writebackSize, saved: state.Size,
 	}
 	if err := u.cutBack(); err != nil {
 		return nil, errors.Join(fmt.Errorf("resume upload %s: %w", state.ID, storage.Medium(err)), f.Close())
@@ -99,18 +102,56 @@ func (u *upload) cutBack() error {
 func (u *upload) ID() string  { return u.id }
 func (u *upload) Size() int64 { return u.size }
 
-// Reserve implements storage.Reserver.
+// Reserve implements storage.Reserver. What it finds room for it keeps for the
+// upload, against others that come meanwhile.
 func (u *upload) Reserve(n int64) error {
 	if n <= storage.InlineMax {
 		return nil
 	}
-	free, err := room(u.store.root)
-	if err == nil && free < n {
-		err = fmt.Errorf("%w: %d bytes are free", storage.ErrNoSpace, free)
+	if err := u.claim(n); err != nil {
+		return fmt.Errorf("reserve %d bytes for upload %s: %w", n, u.id, u.store.space.refused(err))
+	}
+	return nil
+}
+
+// claim promises n more bytes to the upload.
+func (u *upload) claim(n int64) error {
+	space := &u.store.space
+	others := space.promised.Add(n) - n
+	u.promised += n
+	err := space.fits(storage.KindBlob, n, others)
+	if err != nil {
+		u.release(n)
+	}
+	return err
+}
+
+// release gives back n bytes of what was promised to the upload, or what is left
+// of that.
+func (u *upload) release(n int64) {
+	n = min(n, u.promised)
+	u.promised -= n
+	u.store.space.promised.Add(-n)
+}
+
+// check refuses n more bytes if there is no room for them. It asks the disk once
+// for many, and also when they were promised: others write to it, too.
+func (u *upload) check(n int64) error {
+	var err error
+	switch {
+	case n > u.promised:
+		if u.claim(max(n, writebackSize)) != nil {
+			err = u.claim(n - u.promised) // the last that fits
+		}
+	case u.file == nil || u.size+n-u.checked >= writebackSize:
+		err = u.store.space.fits(storage.KindBlob, n, 0)
+	default:
+		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reserve %d bytes for upload %s: %w", n, u.id, err)
+		return u.store.space.refused(err)
 	}
+	u.checked = u.size + n
 	return nil
 }
 
@@ -137,7 +178,11 @@ func (u *upload) take(p []byte) (int, error) {
 	if err := u.spill(); err != nil {
 		return 0, err
 	}
+	if err := u.check(int64(len(p))); err != nil {
+		return 0, err
+	}
 	n, err := u.file.Write(p)
+	u.release(int64(n))
 	u.started = startWriteback(u.file, u.started, u.size+int64(n))
 	return n, err
 }
@@ -149,6 +194,9 @@ func (u *upload) spill() error {
 		return nil
 	}
 	path, err := u.store.uploadPath(u.id)
+	if err == nil {
+		err = u.check(0)
+	}
 	if err != nil {
 		return err
 	}
@@ -324,8 +372,14 @@ func (u *upload) commit(ctx context.Context) error {
 	}
 	// A power cut may bring the old name back as well, as an upload without a
 	// session. So only the new one must be durable.
-	u.done = true
+	u.end()
 	return errors.Join(durable.SyncDir(filepath.Dir(to)), u.file.Close())
+}
+
+// end comes when nothing more is written.
+func (u *upload) end() {
+	u.done = true
+	u.release(u.promised)
 }
 
 // Close implements storage.Upload. What nobody can resume goes: on a full disk
@@ -334,7 +388,7 @@ func (u *upload) Close() error {
 	if u.done || u.saved < 0 {
 		return u.Abort()
 	}
-	u.done = true
+	u.end()
 	var err error
 	if u.size > u.saved {
 		err = u.file.Truncate(u.saved)
@@ -350,7 +404,7 @@ func (u *upload) Abort() error {
 	if u.done {
 		return nil
 	}
-	u.done = true
+	u.end()
 	if u.file == nil {
 		return nil
 	}

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 func openBoth(dir string) (*disk.Store, *bolt.Index, error) {
-	s, err := disk.Open(dir)
+	s, err := disk.Open(dir, disk.Options{})
 	if err != nil {
 		return nil, nil, err
 	}

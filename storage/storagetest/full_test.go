@@ -3,7 +3,9 @@ package storagetest_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -16,10 +18,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestFull fills a file system of 4 MiB, and goes on when there is room again.
-func TestFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+// smallDisk mounts a file system until the test ends.
+func smallDisk(t *testing.T, size string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Fatalf("mount a small file system (this test needs root): %v", err)
 	}
 	t.Cleanup(func() {
@@ -27,7 +30,13 @@ func TestFull(t *testing.T) {
 			t.Errorf("unmount: %v", err)
 		}
 	})
-	s, err := disk.Open(dir)
+	return dir
+}
+
+// TestFull fills a file system of 4 MiB, and goes on when there is room again.
+func TestFull(t *testing.T) {
+	dir := smallDisk(t, "4m")
+	s, err := disk.Open(dir, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,9 +62,13 @@ func TestFull(t *testing.T) {
 	if err := up.(storage.Reserver).Reserve(1 << 20); err != nil {
 		t.Errorf("Reserve(1 MiB) = %v", err)
 	}
-	n, err := up.Write(make([]byte, 5<<20))
-	if !errors.Is(err, storage.ErrNoSpace) || up.Size() != int64(n) || n == 0 {
+	n, err := io.Copy(up, struct{ io.Reader }{bytes.NewReader(make([]byte, 5<<20))}) // in pieces
+	if !errors.Is(err, storage.ErrNoSpace) || up.Size() != n || n == 0 {
 		t.Fatalf("Write = %d, %v; Size %d; want a part, and ErrNoSpace", n, err, up.Size())
+	}
+	rest := filepath.Join(dir, "rest")
+	if err := os.WriteFile(rest, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the rest: %v", err)
 	}
 	// A small upload stays in memory until it cannot, and then loses nothing.
 	small, err := s.Create(t.Context(), digest.SHA256)
@@ -84,7 +97,7 @@ func TestFull(t *testing.T) {
 	}
 
 	// There is room again, and all goes on.
-	if err := up.Abort(); err != nil {
+	if err := errors.Join(up.Abort(), os.Remove(rest)); err != nil {
 		t.Fatal(err)
 	}
 	if err := put(200); err != nil {
@@ -104,5 +117,83 @@ func TestFull(t *testing.T) {
 		if _, err := x.Blob(t.Context(), "repo", d); err != nil {
 			t.Errorf("blob put before the disk was full: %v", err)
 		}
+	}
+}
+
+// TestReserve fills a file system of 40 MiB, of which the 4 MiB that are left at
+// the end are not for blobs, and the last 2 MiB not for manifests.
+func TestReserve(t *testing.T) {
+	const mib = 1 << 20
+	dir := smallDisk(t, "40m")
+	s, err := disk.Open(dir, disk.Options{Reserve: 1 << 40}) // a tenth counts
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func() storage.Upload {
+		t.Helper()
+		up, err := s.Create(t.Context(), digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return up
+	}
+	fits := func(what string, err error, want bool) {
+		t.Helper()
+		if (err == nil) != want || err != nil && !errors.Is(err, storage.ErrNoSpace) {
+			t.Errorf("%s: %v, want that it fits: %v", what, err, want)
+		}
+	}
+	reserve := func(up storage.Upload, n int64) error { return up.(storage.Reserver).Reserve(n) }
+
+	// What was promised to one is not promised to another, until it is over.
+	first, second := create(), create()
+	fits("more than there is", reserve(first, 37*mib), false)
+	fits("most of it", reserve(first, 20*mib), true)
+	fits("the same again", reserve(second, 20*mib), false)
+	fits("a small blob beside it", s.Room(storage.KindBlob, 10*mib), true)
+	fits("a large one beside it", s.Room(storage.KindBlob, 17*mib), false)
+	fits("what is left", reserve(second, 15*mib), true)
+	_, err = first.Write(make([]byte, 20*mib))
+	fits("what was promised", err, true)
+	fits("nothing is promised twice", s.Room(storage.KindBlob, 2*mib), false)
+	if err := second.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	fits("when the other has given up", s.Room(storage.KindBlob, 15*mib), true)
+
+	// Who did not say how much will come is stopped when it is too much.
+	n := 0
+	unknown := create()
+	for err = nil; err == nil && n < 40; n++ {
+		_, err = unknown.Write(make([]byte, mib))
+	}
+	fits("without a promise", err, false)
+	if n != 16 && n != 17 {
+		t.Errorf("stopped after %d MiB, want 16", n)
+	}
+	filler := filepath.Join(dir, "filler")
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filler, make([]byte, max(int64(fs.Bavail)*fs.Bsize-3*mib, 0)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fits("a blob in the reserve", s.Room(storage.KindBlob, 0), false)
+	fits("a manifest in the reserve", s.Room(storage.KindManifest, mib/2), true)
+	fits("a manifest too large for that", s.Room(storage.KindManifest, 2*mib), false)
+	_, err = create().Write(make([]byte, 100_000))
+	fits("a file in the reserve", err, false)
+
+	key, err := first.Seal(t.Context(), digest.FromBytes(make([]byte, 20*mib)))
+	if err == nil {
+		err = errors.Join(first.Commit(t.Context()), s.Delete(t.Context(), key))
+	}
+	if err != nil {
+		t.Errorf("an upload ends and a blob is deleted on a full disk: %v", err)
+	}
+	fits("after a delete", s.Room(storage.KindBlob, 10*mib), true)
+	if err := unknown.Abort(); err != nil {
+		t.Error(err)
 	}
 }
