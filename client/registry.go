@@ -82,6 +82,13 @@ func New(o Options) (*Registry, error) {
 // Host returns the registry's host, with its port if the address has one.
 func (r *Registry) Host() string { return r.base.Host }
 
+// URL is its address, without a path.
+func (r *Registry) URL() string { return r.base.Scheme + "://" + r.base.Host }
+
+// Transport trusts the registry's certificate, for those who speak another API
+// with the same server.
+func (r *Registry) Transport() http.RoundTripper { return r.http.Transport }
+
 // Ping checks that there is a registry, and that it accepts the credentials:
 // end-1.
 func (r *Registry) Ping(ctx context.Context) error {

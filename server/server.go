@@ -62,7 +62,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
-		Collector: s.collector, Log: log,
+		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Log: log,
 	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.

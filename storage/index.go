@@ -212,6 +212,10 @@ type Trash interface {
 	// digests, after the digest after.
 	Trashed(ctx context.Context, repo string, after digest.Digest, n int) ([]Trashed, error)
 
+	// TrashedManifest returns manifest d in the trash of repo. Errors:
+	// ErrNotFound.
+	TrashedManifest(ctx context.Context, repo string, d digest.Digest) (Trashed, error)
+
 	// Restore lets repo hold manifest d again, with all that it refers to and
 	// that is in the trash too, and moves tags to it; if tags is nil, those that
 	// it was deleted with and that are on nothing now. A manifest that was not

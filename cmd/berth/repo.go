@@ -20,7 +20,7 @@ func newRepo(std stdio) *cobra.Command {
 	var reg registries
 	cmd := &cobra.Command{
 		Use:   "repo",
-		Short: "Push, pull, list and remove images in a registry",
+		Short: "Push, pull, list, remove and restore images in a registry",
 		Long: `Push, pull, list and remove images in a registry.
 
 A reference without a registry means the one of --registry, else that of the
@@ -36,6 +36,7 @@ docker login or podman login keep.`,
 	cmd.AddCommand(
 		newRepoPush(std, &reg), newRepoPull(std, &reg), newRepoCopy(std, &reg),
 		newRepoLs(std, &reg), newRepoTags(std, &reg), newRepoInspect(std, &reg), newRepoRm(std, &reg),
+		newRepoHistory(std, &reg), newRepoRestore(std, &reg), newRepoPurge(std, &reg),
 	)
 	return cmd
 }

@@ -45,6 +45,8 @@ type Config struct {
 
 	Version string
 
+	Index     storage.Index
+	Rules     func(repo string) storage.Rules // under which names change in repo
 	Collector *gc.Collector
 	Log       *slog.Logger
 }

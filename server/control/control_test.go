@@ -55,6 +55,7 @@ func echo[Q any](_ *Handler, _ *http.Request, q Q) (Q, error) { return q, nil }
 
 // newHandler returns a handler with rows of its own, for a caller with rights.
 func newHandler(rights ...Right) *Handler {
+	index := mem.NewIndex(kv.Options{})
 	h := New(Config{
 		Access: func(_ *http.Request, repo string, needs Right) error {
 			if slices.Contains(rights, needs) {
@@ -66,7 +67,8 @@ func newHandler(rights ...Right) *Handler {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
 		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
-		Collector: gc.New(new(mem.Store), mem.NewIndex(kv.Options{}), gc.Config{}, slog.New(slog.DiscardHandler)),
+		Index: index, Rules: func(string) storage.Rules { return storage.Rules{} },
+		Collector: gc.New(new(mem.Store), index, gc.Config{}, slog.New(slog.DiscardHandler)),
 		Log:       slog.New(slog.DiscardHandler),
 	})
 	fail := func(err error) func(*Handler, *http.Request, control.None) (control.None, error) {

@@ -22,6 +22,15 @@ func Table() []Operation {
 		row(http.MethodGet, "/server", Everyone, (*Handler).server,
 			"Which server this is, whether it is ready and, for callers that it knows, what it supports."),
 
+		row(http.MethodGet, "/history", Pull, (*Handler).history,
+			"What the tags of a repository were on, those that are gone included."),
+		row(http.MethodGet, "/trash", Pull, (*Handler).trash,
+			"The manifests of a repository that were deleted and can be restored."),
+		row(http.MethodDelete, "/trash", Delete, (*Handler).purge,
+			"Takes a manifest out of the trash for good."),
+		row(http.MethodPost, "/restore", Push, (*Handler).restore,
+			"Puts a tag back, or brings a deleted manifest back with its tags."),
+
 		row(http.MethodGet, "/jobs", Admin, (*Handler).listJobs,
 			"The jobs that run, and the last that have ended, without their results."),
 		row(http.MethodGet, "/jobs/{id}", Admin, (*Handler).job,

@@ -105,6 +105,15 @@ func (x *Index) Trashed(ctx context.Context, repo string, after digest.Digest, n
 	return list, err
 }
 
+// TrashedManifest implements storage.Trash.
+func (x *Index) TrashedManifest(ctx context.Context, repo string, d digest.Digest) (m storage.Trashed, err error) {
+	err = x.view(ctx, func(t tx) error {
+		m, err = t.trashed(repo, d)
+		return err
+	})
+	return m, err
+}
+
 // Restore implements storage.Trash.
 func (x *Index) Restore(ctx context.Context, repo string, d digest.Digest, tags []string, rules storage.Rules) (set []string, err error) {
 	err = x.update(ctx, func(t tx) error {

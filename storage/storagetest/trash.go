@@ -61,6 +61,12 @@ func testTrashRestore(t *testing.T, f *fixture) {
 	f.ok(err)
 	equal(t, "the page after the first", []digest.Digest{page[0].Digest}, list[1].Digest)
 
+	one, err := f.TrashedManifest(ctx, "repo", index.Digest)
+	f.ok(err)
+	same(t, one, list[i])
+	_, err = f.TrashedManifest(ctx, "repo", layer)
+	f.is(storage.ErrNotFound, err, "TrashedManifest of what is not there")
+
 	f.clock.add(9 * grace)
 	equal(t, "condemned while in the trash", f.collect(everything))
 	f.orphans()
