@@ -3,8 +3,11 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,13 +42,14 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 	if err != nil {
 		return blobUnknown(err)
 	}
-	if r.Header["Range"] == nil && r.Header["If-None-Match"] == nil { // no need to open anything
-		describeBlob(w, c)
-		w.Header()["Content-Length"] = []string{strconv.FormatInt(c.Size, 10)}
-		w.WriteHeader(http.StatusOK)
+	describeBlob(w, c)
+	if match := r.Header["If-None-Match"]; match != nil && etagMatches(match[0], c.Digest.String()) {
+		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	return h.sendBlob(w, r, c)
+	w.Header()["Content-Length"] = []string{strconv.FormatInt(c.Size, 10)} // whatever Range says: that is for GET only
+	w.WriteHeader(http.StatusOK)
+	return nil
 }
 
 func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Content) error {
@@ -55,12 +59,67 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 	}
 	defer content.Close()
 	describeBlob(w, c)
-	http.ServeContent(w, r, "", time.Time{}, content)
+	header := r.Header.Get("Range")
+	part := &partWriter{ResponseWriter: w}
+	if header == "" {
+		http.ServeContent(w, r, "", time.Time{}, content)
+	} else {
+		r.Header.Set("Range", plainRange(header))
+		http.ServeContent(part, r, "", time.Time{}, content)
+	}
+	if part.refused {
+		w.Header().Del("X-Content-Type-Options")
+		return oci.SizeInvalid.With(fmt.Sprintf("%.100q asks for nothing that is in the blob, which has %d bytes", header, c.Size), nil).
+			At(http.StatusRequestedRangeNotSatisfiable)
+	}
 	if rec, ok := w.(*httpx.Recorder); ok && rec.Broken != nil {
 		return fmt.Errorf("send blob %s: %w", c.Digest, rec.Broken)
 	}
 	return nil
 }
+
+// plainRange returns a Range header that net/http reads as RFC 9110, sections
+// 14.1 and 14.2, want it: a unit that is not known is ignored, bytes may be
+// written in capitals, and the last 0 bytes are nowhere.
+func plainRange(header string) string {
+	unit, ranges, ok := strings.Cut(header, "=")
+	if !ok || !strings.EqualFold(unit, "bytes") {
+		return ""
+	}
+	if !strings.Contains(ranges, "-0") {
+		return "bytes=" + ranges
+	}
+	specs := strings.Split(ranges, ",")
+	for i, spec := range specs {
+		if last, ok := strings.CutPrefix(strings.TrimSpace(spec), "-"); ok && last != "" && strings.Trim(last, "0") == "" {
+			specs[i] = strconv.Itoa(math.MaxInt64) + "-" // past the end of every blob
+		}
+	}
+	return "bytes=" + strings.Join(specs, ",")
+}
+
+// partWriter keeps back what net/http says of ranges that it refuses, so that it
+// can be said in the API's way.
+type partWriter struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (w *partWriter) WriteHeader(status int) {
+	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *partWriter) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom lets files go out by sendfile.
+func (w *partWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 func describeBlob(w http.ResponseWriter, c storage.Content) {
 	head := w.Header()

@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"mime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -56,14 +56,18 @@ func parseManifest(body []byte, contentType string, sparse Sparse) (storage.Mani
 		return storage.Manifest{}, err
 	}
 	m := storage.Manifest{MediaType: mediaType, ArtifactType: doc.ArtifactType, Annotations: doc.Annotations}
-	if isIndex(mediaType) {
+	switch index := isIndex(mediaType); {
+	case index && (doc.Config != nil || doc.Layers != nil):
+		return m, invalid("the manifest is an index, but has the config or layers of an image: clients would not agree what it is")
+	case !index && doc.Manifests != nil:
+		return m, invalid("the manifest is an image, but has the manifests of an index: clients would not agree what it is")
+	case index:
 		for _, child := range doc.Manifests {
 			m.References = append(m.References, storage.Reference{Digest: child.Digest, Manifest: true, Optional: elsewhere(child) || sparse != SparseNone && sparse != ""})
 		}
-	} else {
-		if doc.Config == nil {
-			return m, invalid("the manifest has no config")
-		}
+	case doc.Config == nil:
+		return m, invalid("the manifest has no config")
+	default:
 		m.ArtifactType = cmp.Or(m.ArtifactType, doc.Config.MediaType)
 		for _, part := range append([]v1.Descriptor{*doc.Config}, doc.Layers...) {
 			m.References = append(m.References, storage.Reference{Digest: part.Digest, Optional: elsewhere(part) || sparse == SparseAll})
@@ -87,10 +91,8 @@ func parseManifest(body []byte, contentType string, sparse Sparse) (storage.Mani
 func typeOf(doc document, contentType string) (string, error) {
 	mediaType := doc.MediaType
 	if contentType != "" {
-		var err error
-		if mediaType, _, err = mime.ParseMediaType(contentType); err != nil {
-			return "", invalid("Content-Type %.100q: %v", contentType, err)
-		}
+		mediaType, _, _ = strings.Cut(contentType, ";") // parameters are ignored, of whatever shape
+		mediaType = strings.ToLower(strings.TrimSpace(mediaType))
 	}
 	if strings.HasPrefix(mediaType, schema1) || doc.SchemaVersion == 1 || doc.FSLayers != nil {
 		return "", invalid("Docker's manifest schema 1 is not supported: push with Docker 1.10 or later")
@@ -138,15 +140,41 @@ func linuxAMD64(index []byte) digest.Digest {
 }
 
 // accepts reports whether Accept headers admit the media type; none admit all.
+// Of what matches it, the most specific decides, and a weight of 0 refuses (RFC
+// 9110, section 12.5.1).
 func accepts(headers []string, mediaType string) bool {
+	best, admitted := 0, len(headers) == 0
 	for _, header := range headers {
 		for part := range strings.SplitSeq(header, ",") {
-			accepted, _, _ := strings.Cut(part, ";")
+			accepted, params, _ := strings.Cut(part, ";")
+			specific := 0
 			switch strings.ToLower(strings.TrimSpace(accepted)) {
-			case mediaType, "*/*", "application/*":
-				return true
+			case mediaType:
+				specific = 3
+			case "application/*":
+				specific = 2
+			case "*/*":
+				specific = 1
+			}
+			switch {
+			case specific == 0 || specific < best:
+			case specific > best:
+				best, admitted = specific, !weightless(params)
+			default:
+				admitted = admitted || !weightless(params)
 			}
 		}
 	}
-	return len(headers) == 0
+	return admitted
+}
+
+// weightless reports whether the parameters of an accepted type say q=0.
+func weightless(params string) bool {
+	for param := range strings.SplitSeq(params, ";") {
+		if key, q, _ := strings.Cut(param, "="); strings.EqualFold(strings.TrimSpace(key), "q") {
+			weight, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+			return err == nil && weight == 0
+		}
+	}
+	return false
 }

@@ -99,8 +99,11 @@ func (p page) cut(w http.ResponseWriter, r *http.Request, names []string) []stri
 }
 
 // link says where the list goes on (RFC 5988). It is relative, since we may be
-// behind a proxy.
+// behind a proxy, and keeps the namespace that a client asks a mirror for.
 func link(w http.ResponseWriter, r *http.Request, q url.Values) {
+	if ns := r.URL.Query().Get("ns"); ns != "" {
+		q.Set("ns", ns)
+	}
 	w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+q.Encode()+`>; rel="next"`)
 }
 

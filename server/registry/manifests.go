@@ -148,6 +148,11 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	if m.Subject != "" {
 		w.Header().Set("OCI-Subject", m.Subject.String())
 	}
+	if d := h.notHeld(r, t.name, m); d != "" {
+		// One warning of this length is far below the 4096 bytes that the spec
+		// allows to all.
+		w.Header().Set("Warning", fmt.Sprintf("299 - %q", fmt.Sprintf("the repository does not hold all that this manifest names, such as %s: clients need another source for it", d)))
+	}
 	for _, tag := range put.Tags {
 		w.Header().Add("OCI-Tag", tag)
 	}
@@ -156,6 +161,27 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	w.Header()["Content-Length"] = []string{"0"}
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// notHeld returns a digest of what the manifest names that need not be here and
+// is not, or "". It is for people, who want to know before they pull.
+func (h *Handler) notHeld(r *http.Request, repo string, m storage.Manifest) digest.Digest {
+	for _, ref := range m.References {
+		if !ref.Optional {
+			continue
+		}
+		err := storage.ErrNotFound
+		if ref.Manifest {
+			_, err = h.Index.Manifest(r.Context(), repo, ref.Digest)
+		}
+		if errors.Is(err, storage.ErrNotFound) {
+			_, err = h.Index.Blob(r.Context(), repo, ref.Digest)
+		}
+		if errors.Is(err, storage.ErrNotFound) {
+			return ref.Digest
+		}
+	}
+	return ""
 }
 
 // manifestPut reads from the path, the query and If-Match what is to be done

@@ -122,7 +122,8 @@ func (h *Handler) session(r *http.Request, t target) (storage.Session, error) {
 	h.uploads.mu.Lock()
 	slot := h.uploads.slots[t.ref]
 	var s storage.Session
-	fresh := slot != nil && slot.fresh
+	// In use it does not expire, as one with a row does not.
+	fresh := slot != nil && slot.fresh && (slot.users > 0 || time.Since(slot.begun) < h.uploads.expiry)
 	if fresh {
 		s = slot.sess
 	}

@@ -53,12 +53,12 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 }
 
 // mount answers end-11: it lets the repository hold a blob of another one that
-// the caller may pull, or of any such if from is empty. If there is none it
-// does nothing, and the client uploads.
+// the caller may pull, or of any such if from is empty. If there is none, or
+// mount is no digest, it does nothing, and the client uploads.
 func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount, from string) (bool, error) {
 	d, err := oci.ParseDigest(mount)
 	if err != nil {
-		return false, err
+		return false, nil // clients take a refusal to mount for the end of their push
 	}
 	sources := []string{from}
 	if from == "" {
