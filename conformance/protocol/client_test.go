@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,9 +29,11 @@ const (
 
 // repo is a repository, seen by a client.
 type repo struct {
-	t    *testing.T
-	url  string // of the registry
-	name string
+	t        *testing.T
+	registry *registry
+	url      string // of the registry, or of what is before it
+	name     string
+	client   *http.Client
 }
 
 // newRepo returns a repository of the shared registry that only t uses.
@@ -42,7 +46,8 @@ func repoIn(t *testing.T, r *registry) repo {
 		}
 		return -1
 	}, t.Name()))
-	return repo{t: t, url: r.url, name: fmt.Sprintf("%s-%d", name, r.repos.Add(1))} // also with -count
+	name = fmt.Sprintf("%s-%d", name, r.repos.Add(1)) // also with -count
+	return repo{t: t, registry: r, url: r.url, name: name, client: noRedirects}
 }
 
 // called returns another repository of the same registry.
@@ -94,7 +99,7 @@ func (r repo) try(method, path string, body io.Reader, headers ...string) (answe
 		key, value, _ := strings.Cut(line, ": ")
 		req.Header.Add(key, value)
 	}
-	resp, err := noRedirects.Do(req)
+	resp, err := r.client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -104,8 +109,57 @@ func (r repo) try(method, path string, body io.Reader, headers ...string) (answe
 		return answer{}, fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 	}
 	request := strings.Join(append([]string{method, path}, headers...), " ")
-	return answer{r.t, request[:min(len(request), 300)], resp.StatusCode, resp.Header, b, resp.ContentLength}, nil
+	a := answer{r.t, request[:min(len(request), 300)], resp.StatusCode, resp.Header, b, resp.ContentLength}
+	if strings.HasPrefix(path, "/v2") {
+		a.check(method)
+	}
+	return a, nil
 }
+
+// check fails the test if the answer breaks a rule that all answers obey.
+func (a answer) check(method string) {
+	a.t.Helper()
+	if v := a.header.Values("Docker-Distribution-Api-Version"); len(v) != 1 || v[0] != "registry/2.0" {
+		a.t.Errorf("%s answers Docker-Distribution-Api-Version %q, want registry/2.0", a.request, v)
+	}
+	for _, header := range []string{"Location", "Link"} {
+		if strings.Contains(a.header.Get(header), "://") {
+			a.t.Errorf("%s answers %s: %s, want it relative: a proxy has another name", a.request, header, a.header.Get(header))
+		}
+	}
+	warned := 0
+	for _, warning := range a.header.Values("Warning") {
+		if warned += len(warning); !warningGrammar.MatchString(warning) || warned > 4096 {
+			a.t.Errorf("%s warns by %d bytes up to %q, want 299 - and a text, 4096 bytes in all", a.request, warned, warning)
+		}
+	}
+	if a.status < http.StatusBadRequest {
+		return
+	}
+	if method == http.MethodHead {
+		if len(a.body) > 0 {
+			a.t.Errorf("%s answers a body: %s", a.request, a.body)
+		}
+		return
+	}
+	var f failure
+	if err := json.Unmarshal(a.body, &f); err != nil || len(f.Errors) == 0 || a.header.Get("Content-Type") != "application/json" {
+		a.t.Errorf("%s = %d %s %.300s, want errors in JSON", a.request, a.status, a.header.Get("Content-Type"), a.body)
+	}
+	for _, e := range f.Errors {
+		if spec := slices.Contains(codes, e.Code); e.Message == "" || !spec && a.status < http.StatusInternalServerError {
+			a.t.Errorf("%s answers code %q with message %q, want one of the spec's codes and a message", a.request, e.Code, e.Message)
+		}
+	}
+}
+
+// codes are those of the spec, "Error Codes".
+var codes = []string{
+	"BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_INVALID", "MANIFEST_UNKNOWN",
+	"NAME_INVALID", "NAME_UNKNOWN", "SIZE_INVALID", "UNAUTHORIZED", "DENIED", "UNSUPPORTED", "TOOMANYREQUESTS",
+}
+
+var warningGrammar = regexp.MustCompile(`^299 - "[^"\\]+"$`)
 
 func (r repo) get(path string, headers ...string) answer {
 	r.t.Helper()

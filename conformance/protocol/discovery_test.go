@@ -1,7 +1,9 @@
 package protocol_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -78,6 +80,32 @@ func TestTagsLink(t *testing.T) {
 	}
 	if !slices.Equal(got, all) || pages != 7 {
 		t.Errorf("%d pages hold %q, want 7 with %q", pages, got, all)
+	}
+}
+
+// D, tags/list: there is a largest page, also for who asks for none; the rest is
+// behind the link.
+func TestTagsWithoutN(t *testing.T) {
+	r := newRepo(t)
+	m := r.image("config").String()
+	const total = 10_050
+	for first := 0; first < total; first += 75 {
+		var params []string
+		for i := first; i < min(first+75, total); i++ {
+			params = append(params, "tag", fmt.Sprintf("t%05d", i))
+		}
+		r.put(with(sha(m), params...), m, typeImage).want(http.StatusCreated)
+	}
+	for _, query := range []string{"", "?n=1000000"} {
+		got := r.tags("tags/list" + query)
+		next := r.get("tags/list" + query).next()
+		if len(got) >= total || next == "" {
+			t.Fatalf("%d tags come in one page, and the next is %q", len(got), next)
+		}
+		got = append(got, r.tags(next)...)
+		if len(got) != total || !slices.IsSorted(got) || len(slices.Compact(got)) != total {
+			t.Errorf("two pages have %d tags in order %v, want %d", len(got), slices.IsSorted(got), total)
+		}
 	}
 }
 
@@ -174,6 +202,14 @@ func TestReferrers(t *testing.T) {
 			}
 		}
 	}
+	// An index without a type shows none, not an empty one; no filter is none.
+	if body := r.get("referrers/" + subject.Digest).body; bytes.Contains(body, []byte(`"artifactType":""`)) || bytes.Contains(body, []byte("null")) {
+		t.Errorf("the referrers are %s", body)
+	}
+	if got := r.referrers("referrers/"+subject.Digest+"?artifactType=", "OCI-Filters-Applied: "); len(got) != len(want) {
+		t.Errorf("an empty filter lets through %d, want all %d", len(got), len(want))
+	}
+	r.head("referrers/"+subject.Digest).want(http.StatusOK, "Content-Type: "+typeIndex)
 	for d := range want {
 		r.delete("manifests/" + d).want(http.StatusAccepted)
 	}
@@ -208,7 +244,7 @@ func TestReferrersLink(t *testing.T) {
 	r := newRepo(t)
 	subject := describe(typeImage, "absent")
 	m := r.image("config")
-	m.Subject, m.ArtifactType = &subject, "text/of-one-type"
+	m.Subject, m.ArtifactType = &subject, "text/of+one&type"
 	// Each descriptor has 1 MiB with its comma: four of them, and the index
 	// around them, are just too many.
 	listed, err := json.Marshal(descriptor{

@@ -93,13 +93,38 @@ func TestVersionHeader(t *testing.T) {
 	r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted, version)
 }
 
-// D and F, ns=: what containerd tells a mirror comes back as OCI-Namespace.
-func TestNamespace(t *testing.T) {
-	r := newRepo(t)
-	m := r.pushed("v1")
-	for _, path := range []string{"/v2/?ns=docker.io", "manifests/v1?ns=docker.io", "manifests/" + sha(m) + "?ns=docker.io", "blobs/" + r.blob("content") + "?ns=docker.io"} {
-		r.get(path).want(http.StatusOK, "OCI-Namespace: docker.io")
-		r.head(path).want(http.StatusOK, "OCI-Namespace: docker.io")
+// D, errors: who may not do something is told so, with 403, whether it is there
+// or not; and a registry that is to be read only is that.
+func TestDenied(t *testing.T) {
+	r := repoIn(t, own(t, "--anonymous", "pull"))
+	d := sha("absent")
+	for _, tc := range []struct{ method, path string }{
+		{http.MethodPost, "blobs/uploads/"},
+		{http.MethodPost, with("blobs/uploads/", "digest", d)},
+		{http.MethodPost, with("blobs/uploads/", "mount", d, "from", "other")},
+		{http.MethodGet, "blobs/uploads/id"},
+		{http.MethodPatch, "blobs/uploads/id"},
+		{http.MethodPut, with("blobs/uploads/id", "digest", d)},
+		{http.MethodDelete, "blobs/uploads/id"},
+		{http.MethodDelete, "blobs/" + d},
+		{http.MethodPut, "manifests/v1"},
+		{http.MethodPut, "manifests/" + d},
+		{http.MethodDelete, "manifests/v1"},
+		{http.MethodDelete, "manifests/" + d},
+	} {
+		r.do(tc.method, tc.path, nil).wantError(http.StatusForbidden, "DENIED")
 	}
-	r.get("manifests/v1").want(http.StatusOK, "OCI-Namespace: ")
+	r.get("/v2/").want(http.StatusOK)
+	r.get("/v2/_catalog").want(http.StatusOK)
+	r.get("blobs/"+d).wantError(http.StatusNotFound, "BLOB_UNKNOWN")
+	r.get("manifests/v1").wantError(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	r.get("referrers/" + d).want(http.StatusOK)
+}
+
+// D, errors: what is outside of the API is not there, in the same words.
+func TestOutside(t *testing.T) {
+	r := newRepo(t)
+	for _, path := range []string{"/", "/v1/", "/v2x/", "/v1/_ping", "/v2/x/y", "/v2/_catalog/", "//v2/", "/favicon.ico"} {
+		r.get(path).wantError(http.StatusNotFound, "UNSUPPORTED")
+	}
 }

@@ -65,6 +65,15 @@ func TestAccept(t *testing.T) {
 		{"images only, by digest", sha(x), []string{typeImage}, x},
 		{"images only, but none for amd64", "arm", []string{typeImage}, arm},
 		{"nothing that is there", "index", []string{"text/html"}, x},
+		{"capitals", "index", []string{strings.ToUpper(typeIndex)}, x},
+		{"index refused by q=0", "index", []string{typeIndex + ";q=0, " + typeImage}, m},
+		{"index refused by q=0.000", "index", []string{typeImage, typeIndex + " ; q=0.000"}, m},
+		{"index refused, anything else", "index", []string{typeIndex + ";q=0, */*;q=0.1"}, m},
+		{"index, anything else refused", "index", []string{"*/*;q=0, " + typeIndex}, x},
+		{"index, no weight above 0 too small", "index", []string{typeImage + ", " + typeIndex + ";q=0.001"}, x},
+		{"everything refused", "index", []string{"*/*;q=0"}, x},
+		{"image refused", "image", []string{typeImage + ";q=0"}, m},
+		{"of no shape", "index", []string{";;,q=1,/", ","}, x},
 		{"image, index accepted only", "image", []string{typeIndex}, m},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -125,6 +134,27 @@ func TestIfMatch(t *testing.T) {
 	r.head("manifests/" + sha(third)).want(http.StatusNotFound) // nothing is half done
 	r.put("new", third, typeImage, `If-Match: "`+sha(first)+`"`).want(http.StatusPreconditionFailed)
 	r.put(with(sha(third), "tag", "v1"), third, typeImage, `If-Match: "`+sha(second)+`"`).want(http.StatusCreated)
+	r.head("manifests/v1").want(http.StatusOK, "Docker-Content-Digest: "+sha(third))
+	// What cannot be compared is refused, not ignored.
+	r.put(sha(third), third, typeImage, `If-Match: "`+sha(second)+`"`).want(http.StatusBadRequest)
+	r.put("v1", first, typeImage, `If-Match: "what is this"`).want(http.StatusBadRequest)
+	r.head("manifests/v1").want(http.StatusOK, "Docker-Content-Digest: "+sha(third))
+}
+
+// C, If-Match: of those who move a tag at once from what they all saw, one does.
+func TestIfMatchAtOnce(t *testing.T) {
+	r := newRepo(t)
+	seen := sha(r.pushed("v1"))
+	moves := make([]string, 8)
+	for i := range moves {
+		moves[i] = r.image("move " + strconv.Itoa(i)).String()
+	}
+	got := atOnce(t, len(moves), func(i int) (answer, error) {
+		return r.try(http.MethodPut, "manifests/v1", text(moves[i]), "Content-Type: "+typeImage, `If-Match: "`+seen+`"`)
+	})
+	if got[http.StatusCreated] != 1 || got[http.StatusPreconditionFailed] != len(moves)-1 {
+		t.Errorf("%d moves at once have statuses %v, want one 201 and the others 412", len(moves), got)
+	}
 }
 
 // C, DELETE by tag: the tag goes, the manifest and its other tags stay.
@@ -139,6 +169,13 @@ func TestDeleteTag(t *testing.T) {
 	r.delete("manifests/one").wantError(http.StatusNotFound, "MANIFEST_UNKNOWN")
 	r.delete("manifests/two").want(http.StatusAccepted)
 	r.get("manifests/" + sha(m)).want(http.StatusOK)
+	if got := r.tags("tags/list"); len(got) > 0 {
+		t.Errorf("the tags are %q, want none", got)
+	}
+	for _, ref := range []string{"one", sha(m), sha("absent"), "-not-a-tag"} {
+		r.called("nobody/pushed/this").delete("manifests/"+ref).wantError(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	}
+	r.delete("manifests/sha256:x").wantError(http.StatusBadRequest, "DIGEST_INVALID")
 }
 
 // C, DELETE by digest: the manifest goes and every tag on it, at once.

@@ -94,6 +94,21 @@ func TestEscapedSlash(t *testing.T) {
 		r.do(http.MethodPost, "blobs/uploads/", nil).wantError(http.StatusBadRequest, "NAME_INVALID")
 	}
 	r.get("/v2/escaped/slash%2Fblobs/"+d).wantError(http.StatusBadRequest, "NAME_INVALID")
+	r.get("/v2%2Fescaped/slash/blobs/"+d).wantError(http.StatusBadRequest, "NAME_INVALID")
+	r.get("manifests/a%2Fb").wantError(http.StatusBadRequest, "NAME_INVALID")
+	r.called("escaped%252Fslash").get("blobs/"+d).wantError(http.StatusBadRequest, "NAME_INVALID") // twice
+}
+
+// A: what is escaped without need is the same name; dots that are escaped climb
+// nowhere.
+func TestEscapedLetters(t *testing.T) {
+	r := newRepo(t).called("escaped/letters")
+	d := r.blob("content")
+	r.get("/v2/%65scaped/l%65tters/%62lobs/" + d).want(http.StatusOK)
+	r.get("/%76%32/escaped/letters/blobs/" + d).want(http.StatusOK)
+	for _, dots := range []string{"%2e%2e", "%2E", "..%00"} {
+		r.get("/v2/escaped/"+dots+"/letters/blobs/"+d).wantError(http.StatusBadRequest, "NAME_INVALID")
+	}
 }
 
 // A: a path that could be cleaned is answered as it is: clients do not follow a
@@ -144,6 +159,41 @@ func TestSHA512Manifest(t *testing.T) {
 		r.head("manifests/"+ref).want(http.StatusOK, header)
 	}
 	r.get("manifests/"+sha(m)).wantError(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	// The same bytes by another algorithm are another manifest, and a tag is on
+	// one of the two.
+	r.put("v2", m, typeImage).want(http.StatusCreated, "Docker-Content-Digest: "+sha(m))
+	r.head("manifests/v1").want(http.StatusOK, header)
+	r.delete("manifests/" + sha5(m)).want(http.StatusAccepted)
+	r.get("manifests/v1").wantError(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	r.head("manifests/v2").want(http.StatusOK, "Docker-Content-Digest: "+sha(m))
+}
+
+// A: config, layers, children and subjects may be named by sha512.
+func TestSHA512References(t *testing.T) {
+	r := newRepo(t)
+	of := func(mediaType, content string) descriptor {
+		d := describe(mediaType, content)
+		d.Digest = sha5(content)
+		return d
+	}
+	config := of(typeConfig, "config")
+	m := manifest{MediaType: typeImage, Config: &config, Layers: []descriptor{of(typeLayer, "layer")}}
+	f := r.put(sha5(m.String()), m.String(), typeImage).wantError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN")
+	if len(f.Errors) != 2 {
+		t.Errorf("%d errors, want one each for config and layer", len(f.Errors))
+	}
+	for _, content := range []string{"config", "layer"} {
+		r.do(http.MethodPost, with("blobs/uploads/", "digest", sha5(content)), text(content)).want(http.StatusCreated)
+	}
+	r.put(sha5(m.String()), m.String(), typeImage).want(http.StatusCreated)
+	r.put("index", index(of(typeImage, m.String())).String(), typeIndex).want(http.StatusCreated)
+	subject := of(typeImage, m.String())
+	x := index()
+	x.Subject = &subject
+	r.put(sha5(x.String()), x.String(), typeIndex).want(http.StatusCreated, "OCI-Subject: "+subject.Digest)
+	if got := r.referrers("referrers/" + subject.Digest); len(got) != 1 || got[0].Digest != sha5(x.String()) {
+		t.Errorf("the referrers are %v, want the one by its sha512", got)
+	}
 }
 
 // A: content pushed by tag has the canonical digest.

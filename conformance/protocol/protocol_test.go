@@ -11,6 +11,9 @@
 //	push_test.go       C  pushing manifests
 //	discovery_test.go  D  lists and referrers
 //	errors_test.go     D  errors and headers
+//	proxy_test.go      B, D  proxies before the registry, and the registry as a mirror
+//
+// What every answer must have, check in client_test.go asks of each.
 //
 // What F lists as new is with the endpoint it is about. Every test has its own
 // repository, so that they share one registry.
@@ -18,17 +21,21 @@ package protocol_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 var (
@@ -70,6 +77,7 @@ func run(m *testing.M) (code int, err error) {
 // registry is a berth serve that runs.
 type registry struct {
 	url   string
+	data  string // its directory
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when stderr has ended
 	log   strings.Builder
@@ -80,7 +88,7 @@ var ready = regexp.MustCompile(`msg="registry is ready" address=(\S+)`)
 
 // serve starts a registry on the directory data and waits until it is ready.
 func serve(data string, flags ...string) (*registry, error) {
-	r := &registry{ended: make(chan struct{})}
+	r := &registry{data: data, ended: make(chan struct{})}
 	r.cmd = exec.Command(binary, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data}, flags...)...)
 	stderr, err := r.cmd.StderrPipe()
 	if err != nil {
@@ -140,3 +148,71 @@ func own(t *testing.T, flags ...string) *registry {
 	})
 	return r
 }
+
+// eventually waits until what is true.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(20 * time.Second)
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("after 20 s it is not so that %s", what)
+		}
+	}
+}
+
+// holding returns the files of the registry that hold the beginning of content.
+func (r *registry) holding(t *testing.T, content string) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(r.data, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.Type().IsRegular() {
+			return nil // it goes on working
+		}
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(content[:min(len(content), 4096)])) {
+			files = append(files, path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// ofProcess returns a number that the kernel keeps of the registry's process, as
+// in /proc/<pid>/<file>.
+func (r *registry) ofProcess(t *testing.T, file, key string) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", r.cmd.Process.Pid, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(line, key+":"); ok {
+			n, err := strconv.Atoi(strings.Fields(value)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%s has no %s:\n%s", file, key, b)
+	return 0
+}
+
+// bytesRead is what the registry has read so far, from files and clients.
+func (r *registry) bytesRead(t *testing.T) int { return r.ofProcess(t, "io", "rchar") }
+
+// peakMemory is the most memory that the registry has used so far, in bytes.
+func (r *registry) peakMemory(t *testing.T) int { return r.ofProcess(t, "status", "VmHWM") << 10 }

@@ -33,6 +33,22 @@ func TestManifestSize(t *testing.T) {
 			t.Errorf("the manifest of %d bytes comes back as %d others", tc.size, len(got))
 		}
 	}
+	// A length that is not told is a limit, too; and the reason is in the answer.
+	f := r.do(http.MethodPut, "manifests/v1", streamed(m.String()), "Content-Type: "+typeImage).wantError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID")
+	if !strings.Contains(f.Errors[0].Message, strconv.Itoa(4<<20)) {
+		t.Errorf("a manifest that is too large is refused with %q, which does not say what fits", f.Errors[0].Message)
+	}
+}
+
+// C, PUT: the bytes are told apart from others by nothing but themselves, also
+// when their length is not known.
+func TestManifestStreamed(t *testing.T) {
+	r := newRepo(t)
+	m := r.image("config").String()
+	r.do(http.MethodPut, "manifests/v1", streamed(m), "Content-Type: "+typeImage).want(http.StatusCreated, "Docker-Content-Digest: "+sha(m))
+	if got := r.get("manifests/v1").want(http.StatusOK).body; string(got) != m {
+		t.Errorf("the manifest comes back as %q, want %q", got, m)
+	}
 }
 
 // C, PUT: a body that is not what the path says is refused.
@@ -59,6 +75,8 @@ func TestManifestMediaType(t *testing.T) {
 		{"neither", "", "", false, typeImage},
 		{"neither, index", "", "", true, typeIndex},
 		{"parameters", typeImage + "; charset=utf-8", typeImage, false, typeImage},
+		{"parameters of no shape", typeImage + " ;charset;;=x; a=1; a=2", typeImage, false, typeImage},
+		{"capitals", strings.ToUpper(typeImage), typeImage, false, typeImage},
 		{"docker", typeDocker, typeDocker, false, typeDocker},
 		{"docker, body only", "", typeDocker, false, typeDocker},
 		{"index", typeIndex, typeIndex, true, typeIndex},
@@ -80,7 +98,10 @@ func TestManifestMediaType(t *testing.T) {
 			m.MediaType = tc.body
 			a := r.put("v1", m.String(), tc.header)
 			if tc.want == "" {
-				a.wantError(http.StatusBadRequest, "MANIFEST_INVALID")
+				f := a.wantError(http.StatusBadRequest, "MANIFEST_INVALID")
+				if message := f.Errors[0].Message; strings.HasPrefix(tc.name, "schema 1") && !strings.Contains(message, "schema 1") {
+					t.Errorf("schema 1 is refused with %q, which does not name it", message)
+				}
 				return
 			}
 			a.want(http.StatusCreated)
@@ -107,6 +128,24 @@ func TestManifestInvalid(t *testing.T) {
 	}
 	if tags := r.tags("tags/list"); len(tags) > 0 {
 		t.Errorf("after refused manifests there are tags: %q", tags)
+	}
+}
+
+// C, PUT: what is an image to one client and an index to another is refused,
+// whatever it is called (CVE-2021-41190).
+func TestManifestOfTwoKinds(t *testing.T) {
+	r := newRepo(t)
+	m := r.image("config", "layer")
+	children := []descriptor{}
+	m.Manifests, m.MediaType = &children, ""
+	noLayers := m
+	noLayers.Layers = nil
+	noConfig := m
+	noConfig.Config = nil
+	for _, both := range []manifest{m, noLayers, noConfig} {
+		for _, header := range []string{"", typeImage, typeIndex, typeDocker, typeDockerList} {
+			r.put("v1", both.String(), header).wantError(http.StatusBadRequest, "MANIFEST_INVALID")
+		}
 	}
 }
 
@@ -179,14 +218,23 @@ func TestReferencesElsewhere(t *testing.T) {
 		"foreign":           {MediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"},
 		"urls":              {MediaType: typeLayer, URLs: []string{"https://example.com/layer"}},
 		"data":              {MediaType: typeLayer, Data: []byte("absent")},
+		"uncompressed":      {MediaType: "application/vnd.oci.image.layer.nondistributable.v1.tar"},
+		"zstd":              {MediaType: "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRepo(t)
 			layer.Digest, layer.Size = sha("absent"), len("absent")
 			m := r.image("config")
 			m.Layers = []descriptor{layer}
-			r.put("v1", m.String(), typeImage).want(http.StatusCreated)
-			r.get("manifests/v1").want(http.StatusOK)
+			// Who pushes is told what a pull from here will lack, as long as it does.
+			warning := r.put("v1", m.String(), typeImage).want(http.StatusCreated).header.Get("Warning")
+			if !strings.Contains(warning, layer.Digest) {
+				t.Errorf("Warning: %s, want one that names %s", warning, layer.Digest)
+			}
+			r.get("manifests/v1").want(http.StatusOK, "Warning: ")
+			r.put("x", index(layer).String(), typeIndex).want(http.StatusCreated)
+			r.blob("absent")
+			r.put("v1", m.String(), typeImage).want(http.StatusCreated, "Warning: ")
 		})
 	}
 }
@@ -200,8 +248,18 @@ func TestSparse(t *testing.T) {
 	} {
 		t.Run(mode, func(t *testing.T) {
 			r := repoIn(t, own(t, "--sparse", mode))
-			r.put("image", manifest{MediaType: typeImage, Config: &config}.String(), typeImage).want(status.image)
-			r.put("index", index(describe(typeImage, "absent")).String(), typeIndex).want(status.index)
+			image := manifest{MediaType: typeImage, Config: &config}.String()
+			if a := r.put("image", image, typeImage).want(status.image); status.image == http.StatusCreated && !strings.Contains(a.header.Get("Warning"), config.Digest) {
+				t.Errorf("Warning: %s, want one that names %s", a.header.Get("Warning"), config.Digest)
+			}
+			x := index(describe(typeImage, "absent")).String()
+			if a := r.put("index", x, typeIndex).want(status.index); !strings.Contains(a.header.Get("Warning"), sha("absent")) {
+				t.Errorf("Warning: %s, want one that names %s", a.header.Get("Warning"), sha("absent"))
+			}
+			if got := r.get("manifests/index").want(http.StatusOK).body; string(got) != x {
+				t.Errorf("the sparse index comes back as %s, want %s", got, x)
+			}
+			r.put("held", r.image("config").String(), typeImage).want(http.StatusCreated, "Warning: ")
 		})
 	}
 }

@@ -1,6 +1,9 @@
 package protocol_test
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -10,7 +13,8 @@ import (
 // B, POST start: an open session and where it is.
 func TestPostStart(t *testing.T) {
 	r := newRepo(t)
-	a := r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted, "Range: 0-0")
+	// A least length of chunks would be a burden that no store of berth needs.
+	a := r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted, "Range: 0-0", "Content-Length: 0", "OCI-Chunk-Min-Length: ")
 	id := a.header.Get("Docker-Upload-UUID")
 	if want := "/v2/" + r.name + "/blobs/uploads/" + id; id == "" || a.location() != want {
 		t.Errorf("POST answers Location %q with Docker-Upload-UUID %q, want the one to end in the other", a.location(), id)
@@ -44,6 +48,7 @@ func TestPostDigest(t *testing.T) {
 // B, PUT ?digest=: a wrong digest is refused and leaves neither blob nor session.
 func TestWrongDigest(t *testing.T) {
 	right, wrong := sha("right"), large("wrong")
+	registry := own(t)
 	for _, tc := range []struct {
 		name string
 		send func(r repo) answer
@@ -61,11 +66,14 @@ func TestWrongDigest(t *testing.T) {
 		{"nothing", func(r repo) answer { return putWrong(r, "", "") }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRepo(t)
+			r := repoIn(t, registry)
 			tc.send(r).wantError(http.StatusBadRequest, "DIGEST_INVALID")
 			r.head("blobs/" + right).want(http.StatusNotFound)
 			r.head("blobs/" + sha("wrong")).want(http.StatusNotFound)
 			r.head("blobs/" + sha(wrong)).want(http.StatusNotFound)
+			if got := registry.holding(t, wrong); len(got) > 0 {
+				t.Errorf("what was refused is still in %q", got)
+			}
 		})
 	}
 }
@@ -103,6 +111,10 @@ func TestMount(t *testing.T) {
 				{"from what is no name", []string{"mount", d, "from", "../UPPER"}, http.StatusAccepted},
 				{"absent", []string{"mount", absent, "from", from.name}, http.StatusAccepted},
 				{"absent, without from", []string{"mount", absent}, http.StatusAccepted},
+				{"no digest", []string{"mount", "x", "from", from.name}, http.StatusAccepted},
+				{"an unknown algorithm", []string{"mount", "md5:d41d8cd98f00b204e9800998ecf8427e"}, http.StatusAccepted},
+				{"nothing", []string{"mount", "", "from", from.name}, http.StatusAccepted},
+				{"absent, with a digest to come", []string{"mount", absent, "from", from.name, "digest", d}, http.StatusAccepted},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
 					to := from.in(t).called(from.name + "/to" + strconv.Itoa(i))
@@ -237,4 +249,37 @@ func TestUploadIsInvisible(t *testing.T) {
 	r.get("tags/list").wantError(http.StatusNotFound, "NAME_UNKNOWN")
 	r.do(http.MethodPut, with(session, "digest", sha(strings.ToUpper(content))), nil).wantError(http.StatusBadRequest, "DIGEST_INVALID")
 	r.head("blobs/" + sha(content)).want(http.StatusNotFound)
+}
+
+// zeros is a body of n bytes.
+func zeros(n int64) io.Reader { return io.LimitReader(zero{}, n) }
+
+type zero struct{}
+
+func (zero) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// B, PATCH: no body is ever held in memory, on its way in or out.
+func TestMemory(t *testing.T) {
+	const size = 128 << 20
+	r := repoIn(t, own(t))
+	hash := sha256.New()
+	if _, err := io.Copy(hash, zeros(size)); err != nil {
+		t.Fatal(err)
+	}
+	d := fmt.Sprintf("sha256:%x", hash.Sum(nil))
+	session := r.begin()
+	r.do(http.MethodPatch, session, zeros(size/2)).want(http.StatusAccepted)
+	r.do(http.MethodPut, with(session, "digest", d), zeros(size/2)).want(http.StatusCreated)
+	r.called(r.name+"/other").do(http.MethodPost, with("blobs/uploads/", "digest", d), zeros(size)).want(http.StatusCreated)
+	if n := len(r.get("blobs/" + d).want(http.StatusOK).body); n != size {
+		t.Errorf("the blob has %d bytes, want %d", n, size)
+	}
+	if peak := r.registry.peakMemory(t); peak > size/2 {
+		t.Errorf("the registry used %d MiB of memory for a blob of %d MiB", peak>>20, size>>20)
+	} else {
+		t.Logf("the registry used %d MiB of memory", peak>>20)
+	}
 }
