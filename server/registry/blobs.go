@@ -59,16 +59,9 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 	}
 	defer content.Close()
 	describeBlob(w, c)
-	header := r.Header.Get("Range")
-	part := &partWriter{ResponseWriter: w}
-	if header == "" {
+	if header := r.Header.Get("Range"); header == "" {
 		http.ServeContent(w, r, "", time.Time{}, content)
-	} else {
-		r.Header.Set("Range", plainRange(header))
-		http.ServeContent(part, r, "", time.Time{}, content)
-	}
-	if part.refused {
-		w.Header().Del("X-Content-Type-Options")
+	} else if !servePart(w, r, header, content) {
 		return oci.SizeInvalid.With(fmt.Sprintf("%.100q asks for nothing that is in the blob, which has %d bytes", header, c.Size), nil).
 			At(http.StatusRequestedRangeNotSatisfiable)
 	}
@@ -76,6 +69,18 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 		return fmt.Errorf("send blob %s: %w", c.Digest, rec.Broken)
 	}
 	return nil
+}
+
+// servePart answers a request with a Range header, or nothing if what that asks
+// for is not there.
+func servePart(w http.ResponseWriter, r *http.Request, header string, content io.ReadSeeker) bool {
+	r.Header.Set("Range", plainRange(header))
+	part := &partWriter{ResponseWriter: w}
+	http.ServeContent(part, r, "", time.Time{}, content)
+	if part.refused {
+		w.Header().Del("X-Content-Type-Options")
+	}
+	return !part.refused
 }
 
 // plainRange returns a Range header that net/http reads as RFC 9110, sections
