@@ -46,6 +46,9 @@ type request struct {
 	what         string // for people, instead of path
 	effect       effect
 	about        []fmt.Stringer
+
+	// did is which of effect has happened, if an answer says so.
+	did func(*answer) (effect, bool)
 }
 
 // answer is what it gets.
@@ -138,6 +141,12 @@ func (c *client) send(ctx context.Context, q request) *answer {
 	case a.status >= 400:
 		c.end(o, refused, said)
 	default:
+		if q.did != nil {
+			if did, ok := q.did(a); ok {
+				c.endAs(o, said, q.effect, did)
+				return a
+			}
+		}
 		c.end(o, done, said)
 	}
 	return a
@@ -152,16 +161,7 @@ func (c *client) noAnswer(o *op, q request, err error) {
 }
 
 // subjects are what the request is about.
-func (q request) subjects() []fmt.Stringer {
-	list := slices.Clone(q.about)
-	for _, h := range slices.Concat(q.effect.puts, q.effect.drops) {
-		list = append(list, h)
-	}
-	for _, m := range q.effect.moves {
-		list = append(list, m.tag)
-	}
-	return list
-}
+func (q request) subjects() []fmt.Stringer { return slices.Concat(q.about, q.effect.subjects()) }
 
 // unexpected reports an answer that is never right.
 func (c *client) unexpected(a *answer, q request) {
@@ -228,6 +228,11 @@ var acts = []act{
 	{4, func(c *client, ctx context.Context) { c.referrers(ctx, c.repo(), c.manifest()) }},
 	{1, (*client).planCollection},
 	{1, (*client).collect},
+	{2, func(c *client, ctx context.Context) { c.trashcan(ctx, c.repo()) }},
+	{3, (*client).restoreTag},
+	{3, (*client).restoreManifest},
+	{1, (*client).purge},
+	{3, (*client).undo},
 	{6, func(c *client, ctx context.Context) { c.deleteTag(ctx, c.tagIn(c.repo())) }},
 	{5, func(c *client, ctx context.Context) { c.delete(ctx, holding{c.repo(), c.manifest()}) }},
 	{5, func(c *client, ctx context.Context) { c.delete(ctx, holding{c.repo(), c.blob()}) }},
@@ -408,8 +413,10 @@ func (c *client) deleteTag(ctx context.Context, name tagName) {
 	}
 	switch a := c.send(ctx, q); {
 	case a == nil:
-	case a.status == http.StatusAccepted:
+	case a.status == http.StatusAccepted && !c.set(name):
 		c.sawSome(a.op, name)
+	case a.status == http.StatusConflict:
+		c.sawSet(a.op, []tagName{name}, nil)
 	case a.status == http.StatusNotFound:
 		c.saw(a.op, name, nil)
 	default:
@@ -417,8 +424,9 @@ func (c *client) deleteTag(ctx context.Context, name tagName) {
 	}
 }
 
-// delete deletes a blob or a manifest, with all tags on it.
-func (c *client) delete(ctx context.Context, h holding) {
+// delete deletes a blob or a manifest, with all tags on it, and returns whether
+// that was done.
+func (c *client) delete(ctx context.Context, h holding) bool {
 	q := request{method: http.MethodDelete, path: h.of.path(h.repo), what: h.String(), effect: effect{drops: []holding{h}}}
 	if h.of.manifest {
 		for _, tag := range tags {
@@ -430,14 +438,18 @@ func (c *client) delete(ctx context.Context, h holding) {
 	case a.status == http.StatusAccepted:
 		c.present(a.op, h)
 		c.unused(a.op, h)
+		return true
 	case a.status == http.StatusNotFound:
 		c.absent(a.op, h)
+	case a.status == http.StatusConflict && h.of.manifest:
+		c.sawSetOn(a.op, h)
 	case a.code() == "DENIED":
 		c.present(a.op, h)
 		c.used(a.op, h)
 	default:
 		c.unexpected(a, q)
 	}
+	return false
 }
 
 // pushSomething pushes something of the world.
@@ -512,13 +524,10 @@ func (c *client) put(ctx context.Context, h holding, as []tagName) bool {
 		if match != nil {
 			c.saw(a.op, as[0], match)
 		}
-		c.present(a.op, h)
-		c.promised(a.op, h, c.grace)
-		for _, ref := range h.of.refs {
-			c.present(a.op, holding{h.repo, ref})
-			c.promised(a.op, holding{h.repo, ref}, c.grace)
-		}
+		c.stored(a.op, h)
 		return true
+	case a.status == http.StatusConflict:
+		c.sawSet(a.op, as, h.of)
 	case a.status == http.StatusPreconditionFailed && match != nil:
 		c.sawOther(a.op, as[0], match)
 	case a.code() == "MANIFEST_BLOB_UNKNOWN":
@@ -534,6 +543,21 @@ func (c *client) put(ctx context.Context, h holding, as []tagName) bool {
 		c.unexpected(a, q)
 	}
 	return false
+}
+
+// stored says that a request made the registry hold a manifest.
+func (c *client) stored(o *op, h holding) {
+	c.present(o, h)
+	c.promised(o, h, c.review(h.of))
+	for _, ref := range h.of.refs {
+		child := holding{h.repo, ref}
+		c.present(o, child)
+		if ref.manifest {
+			c.promised(o, child, c.review(ref))
+		} else {
+			c.promised(o, child, c.grace)
+		}
+	}
 }
 
 // pushLate pushes a new image whose layers have waited almost too long, in the

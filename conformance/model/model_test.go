@@ -45,8 +45,9 @@ func TestModel(t *testing.T) {
 	for began := time.Now(); ; seed++ {
 		left := lasts - time.Since(began)
 		m := &model{binary: berth, seed: seed, settings: randomSettings(rand.New(rand.NewPCG(seed, 1<<32)))}
+		t.Logf("seed %d, %+v", seed, m.settings)
 		requests, err := m.run(t, min(left, time.Minute))
-		t.Logf("seed %d: %d requests, %d restarts, %+v", seed, requests, m.restarts, m.settings)
+		t.Logf("%d requests, %d restarts", requests, m.restarts)
 		if err != nil {
 			t.Fatalf("MODEL_SEED=%d: %v", seed, err)
 		}
@@ -166,6 +167,7 @@ func (c *client) inspect(ctx context.Context) {
 			}
 		}
 		c.list(ctx, repo)
+		c.trashcan(ctx, repo)
 		for _, t := range append(c.blobs, c.manifests...) {
 			c.look(ctx, holding{repo, t}, http.MethodGet)
 		}
@@ -177,12 +179,15 @@ func (c *client) inspect(ctx context.Context) {
 
 // end takes everything away, and looks whether the disk is empty then.
 func (m *model) end(ctx context.Context) error {
+	m.record.mu.Lock()
+	m.immutable, m.record.immutable = false, false
+	m.record.mu.Unlock()
 	server, err := m.start(ctx)
 	if err != nil {
 		return err
 	}
 	c := m.clients[clients]
-	c.deleteAll(ctx, !m.untagged || m.random.IntN(2) == 0)
+	c.deleteAll(ctx, m.untagged == 0 || m.random.IntN(2) == 0)
 	err = m.emptied(ctx)
 	c.ending.Store(true)
 	return errors.Join(err, server.stop(), server.complaints())

@@ -63,9 +63,10 @@ func (t tagName) String() string { return t.repo + ":" + t.tag }
 
 // effect is what a request does if it succeeds.
 type effect struct {
-	puts  []holding // become held
-	drops []holding // are no longer held
-	moves []move    // of tags
+	puts   []holding // become held
+	drops  []holding // are no longer held
+	purges []holding // can no longer be restored
+	moves  []move    // of tags
 }
 
 // move puts a tag on a manifest, or on none. If only is not nil, it does
@@ -107,6 +108,7 @@ func (r *record) now() moment { return time.Since(r.began) }
 // tag is a register: the manifest that a tag is on.
 type tag struct {
 	writes []write
+	ever   map[*thing]bool // what somebody tried to put it on
 }
 
 // write is a request that may have moved the tag.
@@ -158,6 +160,7 @@ func (t *tag) keeps(d *thing, w window, grace time.Duration) *op {
 // take it at any time, unless there is a reason that it must not.
 type held struct {
 	puts, drops []*op
+	purges      []*op // out of the trash
 	promises    []promise
 	seen        *op // the last that found it held
 }
@@ -191,7 +194,7 @@ func (h *held) undisturbed(o *op, w window) bool {
 func (r *record) tag(name tagName) *tag {
 	t := r.tags[name]
 	if t == nil {
-		t = &tag{writes: []write{{op: &op{outcome: done, what: "the beginning"}}}}
+		t = &tag{writes: []write{{op: &op{outcome: done, what: "the beginning"}}}, ever: map[*thing]bool{}}
 		r.tags[name] = t
 	}
 	return t
@@ -214,14 +217,14 @@ func (r *record) must(h holding, w window) string {
 		}
 	}
 	if h.of.manifest {
-		if by := state.seen; !r.untagged && by != nil && by.before(w) && state.undisturbed(by, w) {
-			return fmt.Sprintf("%s was there when %q, and untagged manifests are kept", h, by.what)
+		if by := state.seen; r.review(h.of) == forever && by != nil && by.before(w) && state.undisturbed(by, w) {
+			return fmt.Sprintf("%s was there when %q, and is kept without a tag", h, by.what)
 		}
 		for name, t := range r.tags {
 			if name.repo != h.repo {
 				continue
 			}
-			if by := t.keeps(h.of, w, r.grace); by != nil {
+			if by := t.keeps(h.of, w, max(r.review(h.of), r.trash)); by != nil {
 				return fmt.Sprintf("%s is on %s since %q", name, h, by.what)
 			}
 		}
@@ -247,25 +250,66 @@ func (r *record) begin(what string, e effect, about ...fmt.Stringer) *op {
 	r.count++
 	o := &op{what: what, window: window{r.now(), never}}
 	r.open[o] = true
+	r.add(o, e)
+	for _, subject := range append(about, e.subjects()...) {
+		r.touch(subject.String(), o)
+	}
+	return o
+}
+
+// add enters o into the registers that it changes.
+func (r *record) add(o *op, e effect) {
 	for _, h := range e.puts {
 		state := r.holding(h)
 		state.puts = append(state.puts, o)
-		about = append(about, h)
 	}
 	for _, h := range e.drops {
 		state := r.holding(h)
 		state.drops = append(state.drops, o)
-		about = append(about, h)
+	}
+	for _, h := range e.purges {
+		state := r.holding(h)
+		state.purges = append(state.purges, o)
 	}
 	for _, m := range e.moves {
 		t := r.tag(m.tag)
 		t.writes = append(t.writes, write{o, m.to, m.only})
-		about = append(about, m.tag)
+		if m.to != nil {
+			t.ever[m.to] = true
+		}
 	}
-	for _, subject := range about {
-		r.touch(subject.String(), o)
+}
+
+// remove is the reverse of add.
+func (r *record) remove(o *op, e effect) {
+	other := func(x *op) bool { return x == o }
+	for _, h := range e.puts {
+		state := r.holding(h)
+		state.puts = slices.DeleteFunc(state.puts, other)
 	}
-	return o
+	for _, h := range e.drops {
+		state := r.holding(h)
+		state.drops = slices.DeleteFunc(state.drops, other)
+	}
+	for _, h := range e.purges {
+		state := r.holding(h)
+		state.purges = slices.DeleteFunc(state.purges, other)
+	}
+	for _, m := range e.moves {
+		t := r.tag(m.tag)
+		t.writes = slices.DeleteFunc(t.writes, func(w write) bool { return w.op == o })
+	}
+}
+
+// subjects are what e is about.
+func (e effect) subjects() (list []fmt.Stringer) {
+	for _, h := range slices.Concat(e.puts, e.drops, e.purges) {
+		list = append(list, h)
+	}
+	for _, m := range e.moves {
+		list = append(list, m.tag)
+	}
+	return list
 }
 
 // touch keeps the last requests about a holding or a tag, for the report of a
@@ -286,6 +330,20 @@ func (r *record) touch(name string, o *op) {
 func (r *record) end(o *op, result outcome, said string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.finish(o, result, said)
+}
+
+// endAs is end for an answer that says which of what it might do the request
+// has done.
+func (r *record) endAs(o *op, said string, might, did effect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.finish(o, done, said)
+	r.remove(o, might)
+	r.add(o, did)
+}
+
+func (r *record) finish(o *op, result outcome, said string) {
 	o.to, o.outcome, o.said = r.now(), result, said
 	delete(r.open, o)
 }
@@ -295,13 +353,6 @@ func (r *record) note(o *op, said string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o.said += ": " + said
-}
-
-// refuse says that the request had no effect, though it succeeded.
-func (r *record) refuse(o *op) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	o.outcome = refused
 }
 
 // died says that the server has ended: what got no answer has happened by now,
@@ -337,6 +388,36 @@ func (r *record) absent(o *op, h holding) {
 	}
 }
 
+// restorable says why h, a manifest, must be in the trash in all of w, or
+// empty: it was deleted lately, and neither purged nor pushed again.
+func (r *record) restorable(h holding, w window) string {
+	state := r.holding(h)
+	since := func(x *op, list []*op) bool {
+		return slices.ContainsFunc(list, func(o *op) bool {
+			return o.outcome != refused && !o.before(x.window) && !w.before(o.window)
+		})
+	}
+	for _, x := range state.drops {
+		if x.outcome != done || !x.before(w) || w.to >= x.from+r.trash || since(x, state.puts) || since(x, state.purges) {
+			continue
+		}
+		if slices.ContainsFunc(h.of.closure(), func(t *thing) bool { return since(x, r.holding(holding{h.repo, t}).purges) }) {
+			continue
+		}
+		return fmt.Sprintf("%q took it to the trash until %.4f at least", x.what, (x.from + r.trash).Seconds())
+	}
+	return ""
+}
+
+// lost says that a request did not find h in the trash.
+func (r *record) lost(o *op, h holding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if why := r.restorable(h, o.window); why != "" {
+		r.wrong(o, r.relatives(h), "%s must be in the trash: %s", h, why)
+	}
+}
+
 // relatives is what the presence of h depends on.
 func (r *record) relatives(h holding) []fmt.Stringer {
 	all := []fmt.Stringer{h}
@@ -364,6 +445,35 @@ func (r *record) promised(o *op, h holding, grace time.Duration) {
 	state := r.holding(h)
 	state.promises = slices.DeleteFunc(state.promises, func(p promise) bool { return p.until < r.now()-time.Minute })
 	state.promises = append(state.promises, promise{o, o.from + grace})
+}
+
+// sawSet says that a request was refused because one of the tags is set once. It
+// must be on something, and not on what the request would have put there.
+func (r *record) sawSet(o *op, names []tagName, d *thing) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var about []fmt.Stringer
+	for _, name := range names {
+		about = append(about, name)
+		if t := r.tag(name); r.set(name) && slices.ContainsFunc(t.writes, func(w write) bool {
+			return w.to != nil && w.to != d && t.may(w.to, o.window)
+		}) {
+			return
+		}
+	}
+	r.wrong(o, about, "none of %v can stand in the way of %s", names, d)
+}
+
+// sawSetOn says that a manifest was not deleted, since a tag on it is set once.
+func (r *record) sawSetOn(o *op, h holding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, t := range r.tags {
+		if name.repo == h.repo && r.set(name) && t.may(h.of, o.window) {
+			return
+		}
+	}
+	r.wrong(o, r.relatives(h), "no tag that is set once can be on %s", h)
 }
 
 // saw says that a request found the tag on d, or on nothing.
@@ -443,10 +553,13 @@ func (r *record) forget() {
 			state.seen = nil
 		}
 		if !state.may(now) {
-			delete(r.held, h)
+			state.puts = nil
+			if r.restorable(h, now) == "" {
+				delete(r.held, h)
+			}
 			continue
 		}
-		state.puts, state.drops = []*op{{window: now, what: "what was before"}}, nil
+		state.puts, state.drops, state.purges = []*op{{window: now, what: "what was before"}}, nil, nil
 	}
 }
 

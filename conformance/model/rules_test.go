@@ -42,7 +42,7 @@ func TestTagRule(t *testing.T) {
 		{"deleted with what it was perhaps on", []write{wrote(a, 10, 20, done), wrote(b, 30, 80, open), deleted(b, 70, 80, done)}, []*thing{nil, a, b}, nil, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			reg := newRecord(settings{grace: 50, untagged: true}, func() {}).tag(tagName{"repo", "tag"})
+			reg := newRecord(settings{grace: 50, untagged: 50, dangling: 50}, func() {}).tag(tagName{"repo", "tag"})
 			reg.writes = append(reg.writes, tc.writes...)
 			read := window{100, 110}
 			for _, d := range []*thing{nil, a, b} {
@@ -90,7 +90,7 @@ func TestHoldingRule(t *testing.T) {
 		{"deleted and pushed again later", []*op{at(150, 160, done)}, []*op{at(30, 40, done)}, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRecord(settings{grace: 50, untagged: true}, func() {})
+			r := newRecord(settings{grace: 50, untagged: 50, dangling: 50}, func() {})
 			h := holding{"repo", &thing{name: "layer"}}
 			read := window{100, 110}
 			state := r.holding(h)
@@ -114,7 +114,7 @@ func TestHoldingRule(t *testing.T) {
 
 // TestReferencesRule holds what is named by what must be there.
 func TestReferencesRule(t *testing.T) {
-	r := newRecord(settings{grace: 50, untagged: true}, func() {})
+	r := newRecord(settings{grace: 50, untagged: 50, dangling: 50}, func() {})
 	layer := r.blob("layer", []byte("layer"))
 	image := r.image("image", "", nil, "", layer)
 	index := r.index("index", image)
@@ -145,7 +145,7 @@ func TestReferencesRule(t *testing.T) {
 	want("with an artifact", index, image, layer, artifact)
 	r.holding(holding{"repo", artifact}).drops = []*op{{window: window{50, 60}}}
 	want("with an artifact that is perhaps deleted", index, image, layer)
-	r.untagged = false
+	r.untagged = 0
 	r.tag(tagName{"repo", "1"}).writes = nil
 	r.holding(holding{"repo", image}).seen = &op{window: window{10, 20}, outcome: done}
 	want("with an image that nobody takes, though it has no tag", image, layer)

@@ -21,29 +21,60 @@ import (
 // settings are those of the registry under test: what takes days in life takes
 // moments here.
 type settings struct {
-	grace    time.Duration // how long content without a use is kept
-	interval time.Duration // between two rounds of the collector
-	rate     int           // reviews and deletions in a second: few, so that a round lasts
-	untagged bool          // take manifests without a tag
-	expiry   time.Duration // of uploads
+	grace     time.Duration // how long content without a use is kept
+	untagged  time.Duration // and manifests without a tag; zero: for ever
+	dangling  time.Duration // and referrers without a subject; zero: for ever
+	trash     time.Duration // how long what was deleted can be restored
+	immutable bool          // tag 3 of repository d is set once
+	interval  time.Duration // between two rounds of the collector
+	rate      int           // reviews and deletions in a second: few, so that a round lasts
+	expiry    time.Duration // of uploads
 }
 
 func defaultSettings() settings {
-	return settings{grace: 400 * time.Millisecond, interval: 5 * time.Millisecond, rate: 150, untagged: true, expiry: time.Second}
+	const grace = 400 * time.Millisecond
+	return settings{grace: grace, untagged: grace, dangling: grace, interval: 5 * time.Millisecond, rate: 150, expiry: time.Second}
 }
 
 // randomSettings are others that make sense.
 func randomSettings(rnd *rand.Rand) settings {
+	grace := func() time.Duration { return time.Duration(200+rnd.IntN(400)) * time.Millisecond }
 	s := defaultSettings()
-	s.grace = time.Duration(200+rnd.IntN(400)) * time.Millisecond
+	s.grace, s.untagged, s.dangling = grace(), grace(), grace()
+	if rnd.IntN(4) == 0 {
+		s.untagged, s.dangling = 0, 0
+	}
+	if rnd.IntN(3) > 0 {
+		s.trash = grace() * time.Duration(1+rnd.IntN(3))
+	}
+	s.immutable = rnd.IntN(2) == 0
 	s.rate <<= rnd.IntN(5)
-	s.untagged = rnd.IntN(4) > 0
 	return s
 }
 
+// forever is longer than a run.
+const forever = time.Hour
+
+// review is how long a manifest without a tag is kept.
+func (s settings) review(m *thing) time.Duration {
+	grace := s.untagged
+	if m.subject != nil {
+		grace = s.dangling
+	}
+	return cmp.Or(grace, forever)
+}
+
+// set tells whether a tag is set once.
+func (s settings) set(name tagName) bool { return s.immutable && name == tagName{"d", "3"} }
+
 func (s settings) yaml() string {
-	return fmt.Sprintf("grace: %s\nupload_expiry: %s\ncollect:\n  interval: %s\n  rate: %d\n  untagged: %t\n  untagged_grace: %[1]s\n  dangling: %[5]t\n  dangling_grace: %[1]s\ntrash: 0s\n",
-		s.grace, s.expiry, s.interval, s.rate, s.untagged)
+	text := fmt.Sprintf("grace: %s\nupload_expiry: %s\ntrash: %s\ncollect: {interval: %s, rate: %d, untagged: %t, untagged_grace: %s, dangling: %t, dangling_grace: %s}\n",
+		s.grace, s.expiry, s.trash, s.interval, s.rate,
+		s.untagged > 0, cmp.Or(s.untagged, forever), s.dangling > 0, cmp.Or(s.dangling, forever))
+	if s.immutable {
+		text += "immutable_tags: [{repositories: d, tags: 3}]\n"
+	}
+	return text
 }
 
 // registry is a berth serve that runs.

@@ -62,6 +62,7 @@ func (c *client) beginUpload(ctx context.Context, h holding) (s *session, there 
 		q.effect.puts = []holding{h}
 		q.about = append(q.about, holding{from, h.of})
 		q.what = fmt.Sprintf("mount %s from %s", h, from)
+		q.did = func(a *answer) (effect, bool) { return effect{}, a.status == http.StatusAccepted }
 	}
 	a := c.send(ctx, q)
 	switch {
@@ -75,7 +76,6 @@ func (c *client) beginUpload(ctx context.Context, h holding) (s *session, there 
 		c.unexpected(a, q)
 		return nil, false
 	case mount:
-		c.refuse(a.op)
 		c.absent(a.op, holding{from, h.of})
 	}
 	return &session{holding: h, path: a.header.Get("Location"), saved: a.window}, false

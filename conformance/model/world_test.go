@@ -45,6 +45,14 @@ func (t *thing) String() string {
 	return t.name
 }
 
+// closure is all that a manifest names, and what that names.
+func (t *thing) closure() (list []*thing) {
+	for _, ref := range t.refs {
+		list = append(append(list, ref), ref.closure()...)
+	}
+	return list
+}
+
 // path is where the thing is in repo.
 func (t *thing) path(repo string) string {
 	kind := "blobs"
@@ -54,8 +62,8 @@ func (t *thing) path(repo string) string {
 	return "/v2/" + repo + "/" + kind + "/" + t.digest.String()
 }
 
-// add makes a thing known. Nobody has pushed it yet.
-func (r *record) add(t *thing) *thing {
+// introduce makes a thing known. Nobody has pushed it yet.
+func (r *record) introduce(t *thing) *thing {
 	t.digest = digest.FromBytes(t.body)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,7 +78,7 @@ func (r *record) add(t *thing) *thing {
 }
 
 func (r *record) blob(name string, body []byte) *thing {
-	return r.add(&thing{name: name, body: body})
+	return r.introduce(&thing{name: name, body: body})
 }
 
 // image is an image or, with artifactType, an artifact about subject. Its
@@ -90,7 +98,7 @@ func (r *record) image(name, artifactType string, subject *thing, annotation str
 		}
 		m.Layers = append(m.Layers, d)
 	}
-	return r.add(&thing{
+	return r.introduce(&thing{
 		name: name, body: encode(m), manifest: true, mediaType: m.MediaType, artifactType: artifactType,
 		refs: refs, subject: subject,
 	})
@@ -102,7 +110,7 @@ func (r *record) index(name string, children ...*thing) *thing {
 	for _, child := range children {
 		m.Manifests = append(m.Manifests, v1.Descriptor{MediaType: child.mediaType, Digest: child.digest, Size: int64(len(child.body))})
 	}
-	return r.add(&thing{name: name, body: encode(m), manifest: true, mediaType: m.MediaType, refs: children})
+	return r.introduce(&thing{name: name, body: encode(m), manifest: true, mediaType: m.MediaType, refs: children})
 }
 
 func encode(v any) []byte {
