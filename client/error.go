@@ -90,6 +90,8 @@ func (r *Registry) explain(c call, e *Error) string {
 		return fmt.Sprintf("%s does not accept the password of %s to %s%s", host, r.auth.who(), c.doing, said)
 	case e.Status == http.StatusForbidden:
 		return fmt.Sprintf("%s does not allow %s to %s%s", host, r.auth.who(), c.doing, said)
+	case e.Status == http.StatusNotFound && strings.Contains(e.Message, "quarantined"): // berth's word: it had it, and it is damaged
+		return fmt.Sprintf("%s cannot %s%s", host, c.doing, said)
 	case e.Status == http.StatusNotFound && e.Code == oci.NameUnknown.Code:
 		return fmt.Sprintf("%s has no repository %s; list its repositories with: berth repo ls --registry %s", host, c.repo, host)
 	case e.Status == http.StatusNotFound && c.manifest != "":

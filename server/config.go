@@ -73,6 +73,10 @@ type Config struct {
 	// Collect says what the collector takes away, and how fast.
 	Collect Collect `yaml:"collect"`
 
+	// Scrub says how often everything is read again, to find what the disk has
+	// damaged.
+	Scrub Scrub `yaml:"scrub"`
+
 	// ShutdownTimeout is how long transfers may go on after the server was asked
 	// to stop. Default 30s.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
@@ -107,6 +111,16 @@ type Collect struct {
 	// the push broke off at its very end. It must be longer than that end takes.
 	// Default 24h.
 	OrphanGrace time.Duration `yaml:"orphan_grace"`
+}
+
+// Scrub is the configuration of the scrub.
+type Scrub struct {
+	// Interval is the time from the start of one pass over all content to the
+	// start of the next. Zero: there are none by themselves. Default 168h, a week.
+	Interval time.Duration `yaml:"interval"`
+
+	// Rate is how many bytes a pass reads in a second. Default 16MiB.
+	Rate units.Bytes `yaml:"rate"`
 }
 
 // TagPattern matches tags of some repositories. In both patterns * stands for
@@ -153,6 +167,7 @@ func DefaultConfig() Config {
 			Interval: time.Minute, Rate: 1000,
 			UntaggedGrace: 24 * time.Hour, DanglingGrace: 24 * time.Hour, OrphanGrace: 24 * time.Hour,
 		},
+		Scrub:           Scrub{Interval: 7 * 24 * time.Hour, Rate: 16 << 20},
 		ShutdownTimeout: 30 * time.Second,
 	}
 }
@@ -217,6 +232,12 @@ func (c Config) Validate() error {
 	}
 	if c.Collect.Rate <= 0 {
 		wrong("collect.rate: must be positive")
+	}
+	if c.Scrub.Interval < 0 {
+		wrong("scrub.interval: must not be negative; 0 switches it off")
+	}
+	if c.Scrub.Rate < 1<<20 {
+		wrong("scrub.rate: must be at least 1MiB")
 	}
 	if c.ShutdownTimeout < 0 {
 		wrong("shutdown_timeout: must not be negative")

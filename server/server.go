@@ -23,6 +23,7 @@ import (
 	"berth.internal/server/control"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
+	"berth.internal/storage/care"
 	"berth.internal/storage/gc"
 )
 
@@ -33,6 +34,7 @@ type Server struct {
 	log       *slog.Logger
 	metrics   *metrics
 	collector *gc.Collector
+	scrub     *care.Scrub
 	control   *control.Handler
 	name      string // of the registry
 	handler   http.Handler
@@ -51,10 +53,12 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		Interval: cfg.Collect.Interval, Rate: cfg.Collect.Rate, SessionExpiry: cfg.UploadExpiry,
 		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Dangling: cfg.Collect.Dangling, Rules: cfg.rules("")},
 	}, log)
+	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
 	gatherer.MustRegister(s.collector.Metrics()...)
+	gatherer.MustRegister(s.scrub.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
 		Access: s.access, Owner: func(*http.Request) string { return "" },
@@ -62,7 +66,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
-		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Log: log,
+		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub, Log: log,
 	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.
@@ -125,6 +129,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	working, stopWorking := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { s.collector.Run(working) })
+	background.Go(func() { s.scrub.Run(working) })
 	background.Go(func() {
 		<-working.Done()
 		s.control.Close() // before the requests that watch its jobs have to end

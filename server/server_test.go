@@ -60,7 +60,7 @@ func TestValidate(t *testing.T) {
 		}, []string{"trash: ", `immutable_tags: rule 2: "team/["`, `immutable_tags: rule 3: ""`}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
-		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "shutdown_timeout: "}},
+		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "shutdown_timeout: "}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := DefaultConfig()

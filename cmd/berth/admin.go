@@ -34,12 +34,13 @@ the socket registry/admin.sock in its data directory, which belongs to the user
 that the server runs as.`,
 		Example: `  berth admin server
   berth admin gc --dry-run
+  berth admin fsck
   berth admin api`,
 		GroupID: groupRun,
 	}
 	cmd.PersistentFlags().StringVar(&at.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
 		"data `directory` of the server; default from BERTH_DATA")
-	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminAPI(std))
+	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminFsck(std, &at), newAdminScrub(std, &at), newAdminAPI(std))
 	return cmd
 }
 

@@ -16,6 +16,7 @@ import (
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/care"
 	"berth.internal/storage/gc"
 )
 
@@ -48,6 +49,8 @@ type Config struct {
 	Index     storage.Index
 	Rules     func(repo string) storage.Rules // under which names change in repo
 	Collector *gc.Collector
+	Store     storage.Store
+	Scrub     *care.Scrub
 	Log       *slog.Logger
 }
 

@@ -20,6 +20,7 @@ import (
 	"berth.internal/internal/control"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/care"
 	"berth.internal/storage/gc"
 	"berth.internal/storage/kv"
 	"berth.internal/storage/mem"
@@ -67,6 +68,7 @@ func newHandler(rights ...Right) *Handler {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
 		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
+		Store: new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
 		Index: index, Rules: func(string) storage.Rules { return storage.Rules{} },
 		Collector: gc.New(new(mem.Store), index, gc.Config{}, slog.New(slog.DiscardHandler)),
 		Log:       slog.New(slog.DiscardHandler),

@@ -42,6 +42,15 @@ func Table() []Operation {
 			"What the collector would do now with what is due, or in time with what is queued, entry by entry with the reason; changes nothing."),
 		long("/gc", Admin, (*Handler).collect,
 			"Does a round of the collector now."),
+
+		long("/fsck", Admin, (*Handler).fsck,
+			"Compares what the index says with itself and with the bytes of the store; changes nothing."),
+		row(http.MethodGet, "/scrub", Admin, (*Handler).scrubState,
+			"How far the scrub is, which reads everything again and again and quarantines what is damaged."),
+		long("/scrub", Admin, (*Handler).scrub,
+			"Reads everything now, at full speed, and quarantines what is damaged."),
+		row(http.MethodGet, "/quarantine", Admin, (*Handler).quarantine,
+			"The content that is known to be damaged; it is answered 404 until it is pushed again."),
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"berth.internal/internal/durable"
 	"berth.internal/storage"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // copySize is the size in bytes of the pieces in which an upload arrives. It
@@ -106,6 +107,11 @@ type blob struct {
 }
 
 func (b blob) Size() int64 { return b.size }
+
+// ReadOnce says that what is read will not be needed again soon, so that it does
+// not drive out of the page cache what is. An old kernel that cannot do that
+// reads as usual.
+func (b blob) ReadOnce() { _ = unix.Fadvise(int(b.Fd()), 0, 0, unix.FADV_NOREUSE) }
 
 // Open implements storage.Store.
 func (s *Store) Open(ctx context.Context, key storage.Key) (storage.Blob, error) {

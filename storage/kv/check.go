@@ -116,9 +116,13 @@ func (c *checker) held(h holding, repo string, d digest.Digest, v []byte) {
 			c.wrong("manifest %s in %s refers to %s, which the repository does not hold", d, repo, ref.Digest)
 		}
 	}
-	if h == asManifest && m.Subject != "" && !(c.has(referrerKey(repo, m.Subject).last(d.String())) &&
-		c.has(referrerTypeKey(repo, m.Subject, m.ArtifactType).last(d.String()))) {
-		c.wrong("manifest %s in %s is missing among the referrers of %s", d, repo, m.Subject)
+	if h != asManifest || m.Subject == "" {
+		return
+	}
+	for _, k := range []key{referrerKey(repo, m.Subject), referrerTypeKey(repo, m.Subject, m.ArtifactType)} {
+		if !c.has(k.last(d.String())) {
+			c.wrong("manifest %s in %s is missing among the referrers of %s", d, repo, m.Subject)
+		}
 	}
 }
 
@@ -175,17 +179,19 @@ func (c *checker) refers(kind byte, repo string, parent, child digest.Digest) {
 // queued checks that each entry of a queue has a row by time and a row by what
 // it is about.
 func (c *checker) queued(kind byte, rest string, v []byte) {
-	due, what, ok := cutNumber(rest)
+	byTime := map[byte]byte{kindReviewAt: kindReview, kindOrphanAt: kindOrphan}
 	var other key
+	_, what, ok := cutNumber(rest)
 	switch kind {
 	case kindReview:
 		other = append(makeKey(kindReviewAt), what...)
 	case kindOrphan:
 		other = append(makeKey(kindOrphanAt), what...)
 	default:
+		var due uint64
 		what = rest
 		due, _, ok = cutNumber(string(v))
-		other = append(makeKey(map[byte]byte{kindReviewAt: kindReview, kindOrphanAt: kindOrphan}[kind]).number(due), rest...)
+		other = append(makeKey(byTime[kind]).number(due), rest...)
 	}
 	if !ok || !c.has(other) {
 		c.wrong("the queue has half of an entry: %q", strings.ReplaceAll(what, "\x00", " "))

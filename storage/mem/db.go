@@ -27,6 +27,10 @@ type (
 	pair struct{ key, value []byte }
 )
 
+// NewDB returns an empty ordered key-value store, for tests of what stands on
+// one.
+func NewDB() kv.DB { return newDB() }
+
 func newDB() *db {
 	d := new(db)
 	d.tree.Store(btree.NewG(32, func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 }))
