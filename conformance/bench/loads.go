@@ -12,6 +12,33 @@ import (
 	"time"
 )
 
+// sizes is how much of each load there is.
+type sizes struct {
+	big, medium         int // bytes of a blob
+	mediums, smalls     int // how many such blobs, and of 4 KiB
+	manifests, tags     int
+	manyTags, manyRepos int
+	freed, freedSize    int // blobs that the collector takes away, and the bytes of each
+	stored              int // blobs that are there at a start
+	starts              int
+	duration            time.Duration // of the loads that repeat one request
+}
+
+func full() sizes {
+	return sizes{
+		big: 256 * mib, medium: 16 * mib, mediums: 16, smalls: 3000, manifests: 2000, tags: 500,
+		manyTags: 10_000, manyRepos: 10_000, freed: 10_000, freedSize: 65 << 10, stored: 100_000, starts: 5, duration: 2 * time.Second,
+	}
+}
+
+// small is enough to see that everything works, and too little to measure.
+func small() sizes {
+	return sizes{
+		big: 2 * mib, medium: mib, mediums: 2, smalls: 20, manifests: 20, tags: 20,
+		manyTags: 20, manyRepos: 20, freed: 50, freedSize: 65 << 10, stored: 50, starts: 1, duration: 20 * time.Millisecond,
+	}
+}
+
 // load is one row of the table. prepare fills the registry once; run is timed.
 type load struct {
 	name    string
@@ -19,62 +46,75 @@ type load struct {
 	clients int
 	prepare func(b *bench) error
 	run     func(b *bench) (work float64, err error) // work in units of unit × seconds
-	pushed  bool                                     // counts for CPU seconds per GB pushed
+	beyond  bool                                     // no load of the marks: there is more in the registry than they assume
+	pages   bool                                     // no floor: that lists nothing
 }
 
 // bench is one registry under one load.
 type bench struct {
-	addr    string
+	target  *target
 	round   int
 	clients int
 
 	began time.Time
+	cpu   time.Duration // that the server had taken when it began
 
 	mu        sync.Mutex
 	latencies []time.Duration
 }
 
-// begin restarts the clock, for a load that had to prepare something first.
-func (b *bench) begin() { b.began = time.Now() }
+// begin restarts the clocks, for a load that had to prepare something first.
+func (b *bench) begin() { b.cpu, b.began = b.target.cpu(), time.Now() }
 
 const (
 	mib       = 1 << 20
-	duration  = 2 * time.Second // of the loads that repeat one request
 	imageType = "application/vnd.oci.image.manifest.v1+json"
 )
 
-var loads = []load{
-	{name: "push one 256 MiB blob", unit: "MB/s", clients: 1, pushed: true, run: func(b *bench) (float64, error) {
-		return pushBlobs(b, "big", 1, 256*mib)
-	}},
-	{name: "push 16 x 16 MiB", unit: "MB/s", clients: 8, pushed: true, run: func(b *bench) (float64, error) {
-		return pushBlobs(b, "medium", 16, 16*mib)
-	}},
-	{name: "push 4 KiB blobs", unit: "/s", clients: 8, run: func(b *bench) (float64, error) {
-		if _, err := pushBlobs(b, "small", 3000, 4096); err != nil {
-			return 0, err
+// loads returns all rows of the table that every registry can do, those of the
+// marks first.
+func loads(s sizes) []load {
+	get := func(method, path string) func(b *bench) (float64, error) {
+		return func(b *bench) (float64, error) { return b.repeat(s.duration, method, path) }
+	}
+	manifests := func(repo string) load {
+		return load{
+			unit: "/s", prepare: func(b *bench) error { return pushImage(b, repo, nil) },
+			run: func(b *bench) (float64, error) { return pushManifests(b, repo, s.manifests) },
 		}
-		return 3000, nil
-	}},
-	{name: "push manifests, one repository", unit: "/s", clients: 8, prepare: func(b *bench) error { return pushImage(b, "manifests", nil) }, run: func(b *bench) (float64, error) {
-		return pushManifests(b, "manifests", 2000)
-	}},
-	{name: "push 2000 tags, one repository", unit: "/s", clients: 16, prepare: func(b *bench) error { return pushImage(b, "tags2000", nil) }, run: func(b *bench) (float64, error) {
-		return pushManifests(b, "tags2000", 2000)
-	}},
-	{name: "pull one 256 MiB blob", unit: "MB/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "pull", blob(1, 256*mib)) }, run: func(b *bench) (float64, error) {
-		p := "/v2/pull/blobs/" + digestOf(blob(1, 256*mib))
-		return b.times(16, func(c *conn, _ int) (float64, error) {
-			a, err := c.do("GET", p, "", nil, 200)
-			return float64(a.size) / 1e6, err
-		})
-	}},
-	{name: "GET manifest by tag", unit: "/s", clients: 64, prepare: func(b *bench) error { return pushImage(b, "get", []string{"latest"}) }, run: repeat("GET", "/v2/get/manifests/latest")},
-	{name: "HEAD blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "head", blob(2, 4096)) }, run: repeat("HEAD", "/v2/head/blobs/"+digestOf(blob(2, 4096)))},
-	{name: "GET 4 KiB blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "getblob", blob(3, 4096)) }, run: repeat("GET", "/v2/getblob/blobs/"+digestOf(blob(3, 4096)))},
-	{name: "list 500 tags", unit: "/s", clients: 8, prepare: func(b *bench) error { return pushImage(b, "tags500", names(500)) }, run: repeat("GET", "/v2/tags500/tags/list")},
-	{name: "HEAD by tag, 10000 tags", unit: "/s", clients: 8, prepare: func(b *bench) error { return pushImage(b, "tags10000", names(10000)) }, run: repeat("HEAD", "/v2/tags10000/manifests/t05000")},
-	{name: "catalog of 10000, n=100", unit: "/s", clients: 8, prepare: manyRepositories, run: repeat("GET", "/v2/_catalog?n=100")},
+	}
+	repository, tags := manifests("manifests"), manifests("tags")
+	repository.name, repository.clients = "push manifests, one repository", 8
+	tags.name, tags.clients = fmt.Sprintf("push %d tags, 16 clients", s.manifests), 16
+	big := fmt.Sprintf("one %d MiB blob", s.big/mib)
+	return []load{
+		{name: "push " + big, unit: "MB/s", clients: 1, run: func(b *bench) (float64, error) {
+			return pushBlobs(b, "big", 1, s.big)
+		}},
+		{name: fmt.Sprintf("push %d x %d MiB", s.mediums, s.medium/mib), unit: "MB/s", clients: 8, run: func(b *bench) (float64, error) {
+			return pushBlobs(b, "medium", s.mediums, s.medium)
+		}},
+		{name: "push 4 KiB blobs", unit: "/s", clients: 8, run: func(b *bench) (float64, error) {
+			_, err := pushBlobs(b, "small", s.smalls, 4096)
+			return float64(s.smalls), err
+		}},
+		repository,
+		tags,
+		{name: "pull " + big, unit: "MB/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "pull", blob(1, s.big)) }, run: func(b *bench) (float64, error) {
+			p := "/v2/pull/blobs/" + digestOf(blob(1, s.big))
+			b.begin()
+			return b.times(16, func(c *conn, _ int) (float64, error) {
+				a, err := c.do("GET", p, "", nil, 200)
+				return float64(a.size) / 1e6, err
+			})
+		}},
+		{name: "GET manifest by tag", unit: "/s", clients: 64, prepare: func(b *bench) error { return pushImage(b, "get", []string{"latest"}) }, run: get("GET", "/v2/get/manifests/latest")},
+		{name: "HEAD blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "head", blob(2, 4096)) }, run: get("HEAD", "/v2/head/blobs/"+digestOf(blob(2, 4096)))},
+		{name: "GET 4 KiB blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "getblob", blob(3, 4096)) }, run: get("GET", "/v2/getblob/blobs/"+digestOf(blob(3, 4096)))},
+		{name: fmt.Sprintf("list %d tags", s.tags), unit: "/s", clients: 8, pages: true, prepare: func(b *bench) error { return pushImage(b, "listed", names(s.tags)) }, run: get("GET", "/v2/listed/tags/list")},
+		{name: fmt.Sprintf("HEAD by tag, %d tags", s.manyTags), unit: "/s", clients: 8, beyond: true, prepare: func(b *bench) error { return pushImage(b, "many", names(s.manyTags)) }, run: get("HEAD", fmt.Sprintf("/v2/many/manifests/t%05d", s.manyTags/2))},
+		{name: fmt.Sprintf("catalog of %d, n=100", s.manyRepos), unit: "/s", clients: 8, beyond: true, pages: true, prepare: func(b *bench) error { return manyRepositories(b, s.manyRepos) }, run: get("GET", "/v2/_catalog?n=100")},
+	}
 }
 
 func names(n int) []string {
@@ -121,7 +161,7 @@ func (b *bench) each(f func(c *conn) (float64, error)) (float64, error) {
 	sums, errs := make([]float64, b.clients), make([]error, b.clients)
 	for i := range b.clients {
 		wg.Go(func() {
-			c, err := dial(b.addr)
+			c, err := dial(b.target.addr)
 			if err != nil {
 				errs[i] = err
 				return
@@ -156,19 +196,18 @@ func (b *bench) p99() time.Duration {
 	return b.latencies[len(b.latencies)*99/100]
 }
 
-func repeat(method, path string) func(b *bench) (float64, error) {
-	return func(b *bench) (float64, error) {
-		end := time.Now().Add(duration)
-		return b.each(func(c *conn) (float64, error) {
-			n := 0.0
-			for ; time.Now().Before(end); n++ {
-				if _, err := c.do(method, path, "Accept: "+imageType+"\r\n", nil, 200); err != nil {
-					return n, err
-				}
+// repeat sends the same request until the time is over, and returns how often.
+func (b *bench) repeat(d time.Duration, method, path string) (float64, error) {
+	end := time.Now().Add(d)
+	return b.each(func(c *conn) (float64, error) {
+		n := 0.0
+		for ; time.Now().Before(end); n++ {
+			if _, err := c.do(method, path, "Accept: "+imageType+"\r\n", nil, 200); err != nil {
+				return n, err
 			}
-			return n, nil
-		})
-	}
+		}
+		return n, nil
+	})
 }
 
 // pushBlobs pushes n new blobs, each by POST and PUT, and returns the number of
@@ -202,7 +241,7 @@ func push(c *conn, repo, digest string, body []byte) error {
 }
 
 func putBlob(b *bench, repo string, body []byte) error {
-	c, err := dial(b.addr)
+	c, err := dial(b.target.addr)
 	if err != nil {
 		return err
 	}
@@ -210,11 +249,16 @@ func putBlob(b *bench, repo string, body []byte) error {
 	return push(c, repo, digestOf(body), body)
 }
 
-// image returns an image manifest of config blob(4) that differs by n.
-func image(n int) []byte {
+// image returns an image manifest of config blob(4), and the layers given, that
+// differs by n.
+func image(n int, layers ...[]byte) []byte {
 	config := blob(4, 200)
-	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[],"annotations":{"n":"%d"}}`,
-		imageType, digestOf(config), len(config), n)
+	descriptors := make([]string, len(layers))
+	for i, l := range layers {
+		descriptors[i] = fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":%q,"size":%d}`, digestOf(l), len(l))
+	}
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[%s],"annotations":{"n":"%d"}}`,
+		imageType, digestOf(config), len(config), strings.Join(descriptors, ","), n)
 }
 
 // pushImage pushes one image and puts all the tags on it.
@@ -238,8 +282,8 @@ func pushManifests(b *bench, repo string, n int) (float64, error) {
 	})
 }
 
-func manyRepositories(b *bench) error {
-	_, err := b.times(10000, func(c *conn, i int) (float64, error) {
+func manyRepositories(b *bench, n int) error {
+	_, err := b.times(n, func(c *conn, i int) (float64, error) {
 		repo := fmt.Sprintf("catalog/r%05d", i)
 		if err := push(c, repo, digestOf(blob(4, 200)), blob(4, 200)); err != nil {
 			return 0, err

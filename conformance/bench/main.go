@@ -1,6 +1,8 @@
 // Command bench drives berth and other registries side by side with the same
-// load, in turns, and prints what each did and the ratio to berth. Servers that
-// it starts keep their data below -dir and are stopped at the end.
+// load, in turns, and prints what each did, what of the processor it took, and
+// the ratio to berth. The column "floor" is the least that a server in Go could
+// do with the same care of data: see floor.go. Servers that it starts keep their
+// data below -dir and are stopped at the end.
 //
 //	go run ./bench -berth ../bin/berth -peer /usr/bin/docker-registry
 package main
@@ -11,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,70 +21,68 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
-// result is what one target did under one load: one value for each round.
-type result struct {
-	Load   string    `json:"load"`
-	Unit   string    `json:"unit"`
-	Target string    `json:"target"`
-	Values []float64 `json:"values"`
-	P99ms  []float64 `json:"p99_ms"`
-}
-
-func (r result) median() float64 { return median(r.Values) }
-
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
-}
-
 type options struct {
-	berth, dir   string
-	peers, urls  []string
-	rounds       int
-	only         *regexp.Regexp
-	json         bool
-	cpuPerPushed map[string][]float64
+	berth, dir  string
+	peers, urls []string
+	floor       bool
+	rounds      int
+	only        *regexp.Regexp
+	json        bool
+	sizes       sizes
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := command(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func parse() (options, error) {
-	o := options{cpuPerPushed: map[string][]float64{}}
-	flag.StringVar(&o.berth, "berth", "", "berth `binary` to start")
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the servers' data")
-	flag.IntVar(&o.rounds, "rounds", 3, "how often each load runs on each registry")
-	flag.BoolVar(&o.json, "json", false, "print JSON")
-	only := flag.String("only", "", "run only loads whose name matches this `regexp`")
-	flag.Func("peer", "docker-registry or Distribution `binary` to start; may be repeated", func(s string) error { o.peers = append(o.peers, s); return nil })
-	flag.Func("url", "another registry as `name=http://host:port`; may be repeated", func(s string) error { o.urls = append(o.urls, s); return nil })
-	flag.Parse()
-	if flag.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flag.Arg(0))
+// command is the program without the process around it.
+func command(ctx context.Context, args []string, out, progress io.Writer) error {
+	if len(args) > 0 && args[0] == floorCommand {
+		return serveFloor(ctx, args[1:])
+	}
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	return run(ctx, o, out, progress)
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	f := flag.NewFlagSet("bench", flag.ExitOnError)
+	f.StringVar(&o.berth, "berth", "", "berth `binary` to start")
+	f.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the servers' data")
+	f.IntVar(&o.rounds, "rounds", 3, "how often each load runs on each registry")
+	f.BoolVar(&o.floor, "floor", true, "also measure the least that a server in Go could do")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	tiny := f.Bool("tiny", false, "run small loads: not to measure, but to see that it works")
+	only := f.String("only", "", "run only loads whose name matches this `regexp`")
+	f.Func("peer", "docker-registry or Distribution `binary` to start; may be repeated", func(s string) error { o.peers = append(o.peers, s); return nil })
+	f.Func("url", "another registry as `name=http://host:port`; may be repeated", func(s string) error { o.urls = append(o.urls, s); return nil })
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	o.sizes = full()
+	if *tiny {
+		o.sizes = small()
 	}
 	var err error
 	o.only, err = regexp.Compile(*only)
 	return o, err
 }
 
-func run(ctx context.Context) (err error) {
-	o, err := parse()
-	if err != nil {
-		return err
-	}
+func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	targets, err := o.targets()
 	if err != nil {
 		return err
@@ -97,24 +98,24 @@ func run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, t.down()) }()
 	}
-	results, err := o.measure(ctx, targets)
+	results, err := o.measure(ctx, targets, progress)
 	if err != nil {
 		return err
 	}
-	var cpu, peak []result
-	for _, t := range targets {
-		if t.cmd != nil {
-			cpu = append(cpu, result{Load: "server CPU per GB pushed", Unit: "s", Target: t.name, Values: o.cpuPerPushed[t.name]})
-			peak = append(peak, result{Load: "peak memory", Unit: "MiB", Target: t.name, Values: []float64{t.peak()}})
+	if o.berth != "" {
+		ours, err := o.ours(ctx, dir, progress)
+		if err != nil {
+			return err
 		}
+		results = append(results, ours...)
 	}
-	results = slices.Concat(results, cpu, peak)
 	if o.json {
-		return json.NewEncoder(os.Stdout).Encode(results)
+		return json.NewEncoder(out).Encode(results)
 	}
-	return show(targets, results)
+	return show(out, targets, results)
 }
 
+// targets returns berth first: the others are compared with it.
 func (o options) targets() ([]*target, error) {
 	var targets []*target
 	if o.berth != "" {
@@ -134,91 +135,86 @@ func (o options) targets() ([]*target, error) {
 	if len(targets) == 0 {
 		return nil, errors.New("no registry to load: give -berth, -peer or -url")
 	}
+	if o.floor {
+		targets = append(targets, floorTarget())
+	}
 	return targets, nil
 }
 
 // measure runs every load on every target, in turns, so that a machine whose
 // speed drifts is as unfair to one as to the other.
-func (o options) measure(ctx context.Context, targets []*target) ([]result, error) {
+func (o options) measure(ctx context.Context, targets []*target, progress io.Writer) ([]result, error) {
 	var results []result
-	for _, l := range loads {
+	var marks, beyond bool // loads of either kind have run
+	for _, l := range loads(o.sizes) {
 		if !o.only.MatchString(l.name) {
 			continue
 		}
+		if l.beyond && marks && !beyond {
+			results = append(results, memory("", targets)...)
+		}
+		marks, beyond = marks || !l.beyond, beyond || l.beyond
 		rows := make([]result, len(targets))
+		for i, t := range targets {
+			rows[i] = result{Load: l.name, Unit: l.unit, Target: t.name}
+		}
 		for round := range o.rounds {
 			for i, t := range targets {
 				if err := ctx.Err(); err != nil {
 					return nil, err
 				}
-				b := &bench{addr: t.addr, round: round + 1, clients: l.clients}
-				value, err := o.once(l, t, b)
-				if err != nil {
+				if t.floor && l.pages {
+					continue
+				}
+				b := &bench{target: t, round: round + 1, clients: l.clients}
+				if err := l.once(b, &rows[i]); err != nil {
 					return nil, fmt.Errorf("%s, %s: %w", t.name, l.name, err)
 				}
-				rows[i].Load, rows[i].Unit, rows[i].Target = l.name, l.unit, t.name
-				rows[i].Values = append(rows[i].Values, value)
-				rows[i].P99ms = append(rows[i].P99ms, float64(b.p99().Microseconds())/1000)
-				fmt.Fprintf(os.Stderr, "%-32s %-16s %10.0f %s\n", l.name, t.name, value, l.unit)
+				fmt.Fprintf(progress, "%-34s %-16s %10.0f %s\n", l.name, t.name, rows[i].Values[round], l.unit)
 			}
 		}
 		results = append(results, rows...)
 	}
-	return results, nil
+	if beyond {
+		return append(results, memory(", all loads", targets)...), nil
+	}
+	return append(results, memory("", targets)...), nil
 }
 
-func (o options) once(l load, t *target, b *bench) (float64, error) {
+// once runs the load one time and notes in r how it went.
+func (l load) once(b *bench, r *result) error {
 	if l.prepare != nil && b.round == 1 {
 		if err := l.prepare(b); err != nil {
-			return 0, err
+			return err
 		}
 		b.latencies = nil
 	}
-	cpu := t.cpu()
 	b.begin()
 	work, err := l.run(b)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	took := time.Since(b.began).Seconds()
-	if l.pushed && t.cmd != nil {
-		o.cpuPerPushed[t.name] = append(o.cpuPerPushed[t.name], (t.cpu()-cpu).Seconds()/(work/1000))
+	took := time.Since(b.began)
+	r.Values = append(r.Values, work/took.Seconds())
+	r.P99 = append(r.P99, b.p99().Seconds()*1000)
+	if b.target.cmd != nil {
+		r.CPU = append(r.CPU, (b.target.cpu()-b.cpu).Seconds()*1000/work)
 	}
-	return work / took, nil
+	return nil
 }
 
-// show prints a row for each load: the median of each target and, for all but
-// the first, the first's as a multiple of it.
-func show(targets []*target, results []result) error {
-	w := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', 0)
-	fmt.Fprint(w, "load\tunit")
-	for i, t := range targets {
-		fmt.Fprintf(w, "\t%s", t.name)
-		if i > 0 {
-			fmt.Fprintf(w, "\t%s/%s", targets[0].name, t.name)
+// memory tells the peak of each target so far: all that was resident, which
+// with berth includes the pages of its index that the kernel has in memory
+// anyhow, and what was the process's own.
+func memory(when string, targets []*target) []result {
+	var peak, own []result
+	for _, t := range targets {
+		if t.cmd == nil || t.floor { // the floor keeps all small blobs in memory
+			continue
 		}
+		all, anonymous := t.memory()
+		peak = append(peak, result{Load: "peak memory" + when, Unit: "MiB", Target: t.name, Values: []float64{all}})
+		own = append(own, result{Load: "of it not of a file" + when, Unit: "MiB", Target: t.name, Values: []float64{anonymous}})
 	}
-	fmt.Fprintln(w)
-	first := map[string]float64{}
-	last := ""
-	for _, r := range results {
-		if r.Load != last {
-			if last != "" {
-				fmt.Fprintln(w)
-			}
-			fmt.Fprintf(w, "%s\t%s", r.Load, r.Unit)
-			last = r.Load
-		}
-		m := r.median()
-		fmt.Fprintf(w, "\t%.4g", m)
-		if _, ok := first[r.Load]; !ok {
-			first[r.Load] = m
-		} else if m > 0 {
-			fmt.Fprintf(w, "\t%.2f", first[r.Load]/m)
-		} else {
-			fmt.Fprint(w, "\t-")
-		}
-	}
-	fmt.Fprintln(w)
-	return w.Flush()
+	return slices.Concat(peak, own)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,15 +22,31 @@ type target struct {
 	name  string
 	addr  string // host:port
 	start func(ctx context.Context, addr, data string) *exec.Cmd
+	floor bool // no registry
 
-	data string
 	cmd  *exec.Cmd
 	log  bytes.Buffer
+	stop chan struct{} // closed to end watch
+	own  atomic.Int64  // most bytes of memory not of a file, as watch saw it
 }
 
-func berthTarget(binary string) *target {
+// berthTarget is berth with settings as variables of the environment.
+func berthTarget(binary string, settings ...string) *target {
 	return &target{name: "berth", start: func(ctx context.Context, addr, data string) *exec.Cmd {
-		return exec.CommandContext(ctx, binary, "serve", "--listen", addr, "--data", data, "--log-level", "error")
+		cmd := exec.CommandContext(ctx, binary, "serve", "--listen", addr, "--data", data, "--log-level", "error")
+		cmd.Env = append(os.Environ(), settings...)
+		return cmd
+	}}
+}
+
+// floorTarget is the floor, served by this program in another process.
+func floorTarget() *target {
+	return &target{name: "floor", floor: true, start: func(ctx context.Context, addr, data string) *exec.Cmd {
+		self, err := os.Executable()
+		if err != nil {
+			self = "false" // the start then fails and says so
+		}
+		return exec.CommandContext(ctx, self, floorCommand, addr, data)
 	}}
 }
 
@@ -67,7 +84,6 @@ func (t *target) up(ctx context.Context, data string) (time.Duration, error) {
 			t.addr = l.Addr().String()
 			l.Close()
 		}
-		t.data = data
 		if err := os.MkdirAll(data, 0o700); err != nil {
 			return 0, err
 		}
@@ -81,6 +97,8 @@ func (t *target) up(ctx context.Context, data string) (time.Duration, error) {
 		if err := t.cmd.Start(); err != nil {
 			return 0, err
 		}
+		t.stop = make(chan struct{})
+		go t.watch(t.cmd.Process.Pid, t.stop)
 	}
 	for time.Since(began) < 60*time.Second {
 		if c, err := dial(t.addr); err == nil {
@@ -95,16 +113,20 @@ func (t *target) up(ctx context.Context, data string) (time.Duration, error) {
 	return 0, fmt.Errorf("%s does not answer on %s: %s", t.name, t.addr, &t.log)
 }
 
-func (t *target) down() error {
+// down stops the server and waits until it has ended.
+func (t *target) down() error { return t.end(syscall.SIGTERM) }
+
+func (t *target) end(sig syscall.Signal) error {
 	if t.cmd == nil {
 		return nil
 	}
-	if err := t.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	close(t.stop)
+	if err := t.cmd.Process.Signal(sig); err != nil {
 		return err
 	}
 	err := t.cmd.Wait()
 	t.cmd = nil
-	if err != nil && !strings.Contains(err.Error(), "terminated") && !strings.Contains(err.Error(), "exit status 2") {
+	if err != nil && !strings.Contains(err.Error(), "terminated") && !strings.Contains(err.Error(), "killed") && !strings.Contains(err.Error(), "exit status 2") {
 		return fmt.Errorf("%s: %w: %s", t.name, err, &t.log)
 	}
 	return nil // docker-registry has no handler for SIGTERM
@@ -126,16 +148,34 @@ func (t *target) cpu() time.Duration {
 	return time.Duration(user+kernel) * time.Second / 100 // USER_HZ
 }
 
-// peak returns the largest resident set of the server so far, in MiB.
-func (t *target) peak() float64 {
-	if t.cmd == nil {
-		return 0
+// memory returns the largest resident set of the server so far, and the most of
+// it that was not of a file, both in MiB.
+func (t *target) memory() (all, own float64) {
+	return float64(status(t.cmd.Process.Pid, "VmHWM")) / mib, float64(t.own.Load()) / mib
+}
+
+// watch looks at the memory of the process until stop is closed: the kernel
+// keeps the peak of all of it only.
+func (t *target) watch(pid int, stop <-chan struct{}) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		t.own.Store(max(t.own.Load(), status(pid, "RssAnon")))
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
 	}
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.cmd.Process.Pid))
+}
+
+// status returns a line of /proc/pid/status, in bytes; 0 if there is none.
+func status(pid int, key string) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, _ := strconv.ParseFloat(strings.Fields(v)[0], 64)
-			return kb / 1024
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
+			return kb << 10
 		}
 	}
 	return 0
