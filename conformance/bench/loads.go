@@ -196,12 +196,13 @@ func (b *bench) p99() time.Duration {
 	return b.latencies[len(b.latencies)*99/100]
 }
 
-// repeat sends the same request until the time is over, and returns how often.
+// repeat sends the same request until the time is over, once at least, and
+// returns how often.
 func (b *bench) repeat(d time.Duration, method, path string) (float64, error) {
 	end := time.Now().Add(d)
 	return b.each(func(c *conn) (float64, error) {
 		n := 0.0
-		for ; time.Now().Before(end); n++ {
+		for ; n == 0 || time.Now().Before(end); n++ {
 			if _, err := c.do(method, path, "Accept: "+imageType+"\r\n", nil, 200); err != nil {
 				return n, err
 			}
