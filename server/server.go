@@ -23,6 +23,7 @@ import (
 	"berth.internal/server/control"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
+	"berth.internal/storage/backup"
 	"berth.internal/storage/care"
 	"berth.internal/storage/gc"
 )
@@ -66,7 +67,8 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
-		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub, Log: log,
+		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
+		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Log: log,
 	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.

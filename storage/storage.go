@@ -173,9 +173,46 @@ func Room(s Store, k Kind, n int64) error {
 	return nil
 }
 
+// Importer is a Store that takes bytes from another one of its kind under the
+// key that they have there, as a backup does.
+type Importer interface {
+	Store
+
+	// Import puts the bytes of c, which from keeps under c.Key, there in this
+	// Store, too; by a link to the same bytes if link says so and the medium
+	// can. What is there already in its size stays. Bytes that are copied are
+	// verified, others are not. Durable after Sync. Errors: ErrNotFound if from
+	// does not have it; ErrMismatch if its size is another, or the bytes that
+	// were read are; ErrNoSpace.
+	Import(ctx context.Context, c Content, from Store, link bool) (Imported, error)
+
+	// Sync makes durable what was imported.
+	Sync(ctx context.Context) error
+}
+
+// Imported says what Import did.
+type Imported struct {
+	New    bool // the bytes were not there
+	Linked bool // they are the same on the medium as the other Store's
+}
+
+// Snapshotter is an Index that can tell all it holds, and Records with it.
+type Snapshotter interface {
+	// Snapshot writes all as of one moment to w, in a form that the driver opens
+	// as an Index. Others go on to read and write. Errors: that of w, as it is.
+	Snapshot(ctx context.Context, w io.Writer) error
+}
+
+// Opener opens more drivers of a kind, in other places.
+type Opener struct {
+	Index func(path string) (Index, error) // over the file at path
+	Store func(dir string) (Store, error)  // over the directory dir
+}
+
 // Drivers is a set of opened drivers, as the roof hands it to the rooms.
 type Drivers struct {
 	Store   Store
 	Index   Index
 	Records Records
+	Opener  Opener // for backups; empty if there can be none
 }

@@ -40,7 +40,8 @@ that the server runs as.`,
 	}
 	cmd.PersistentFlags().StringVar(&at.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
 		"data `directory` of the server; default from BERTH_DATA")
-	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminFsck(std, &at), newAdminScrub(std, &at), newAdminAPI(std))
+	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminFsck(std, &at), newAdminScrub(std, &at),
+		newAdminBackup(std, &at), newAdminRestore(std, &at), newAdminAPI(std))
 	return cmd
 }
 

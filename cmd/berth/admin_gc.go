@@ -84,6 +84,9 @@ func collect(ctx context.Context, std stdio, client *control.Client, asJSON bool
 	}
 	last := len(away) - 1
 	fmt.Fprintf(std.out, "Took away %s and %s, and looked at %d more that stay.\n", strings.Join(away[:last], ", "), away[last], report.Kept)
+	if report.Held {
+		fmt.Fprintln(std.out, "More files will be deleted when the backup that is being made has ended.")
+	}
 	fmt.Fprintf(std.out, "Deleted %s with %s.\n", count(report.Deleted, "file"), units.HumanSize(float64(report.FreedBytes)))
 	return err
 }

@@ -21,9 +21,9 @@ var arrows = map[string][]string{
 	"cmd/berth":      {"auth/...", "client/...", "internal/...", "node/...", "server/...", "storage/..."},
 	"cmd/berth-init": {"node/container/..."},
 
-	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/care", "storage/gc"},
+	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/backup", "storage/care", "storage/gc"},
 	"server/registry": {"auth", "internal/...", "storage"},
-	"server/control":  {"auth", "internal/...", "server/rollout", "storage", "storage/care", "storage/gc"},
+	"server/control":  {"auth", "internal/...", "server/rollout", "storage", "storage/backup", "storage/care", "storage/gc"},
 	"server/rollout":  {"auth", "internal/...", "storage"},
 	"server/proxy":    {"auth", "client", "internal/...", "storage"},
 	"server/web":      {"auth", "internal/...", "storage"},

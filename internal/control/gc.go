@@ -45,5 +45,9 @@ type GCReport struct {
 	FreedBytes  int64   `json:"freed_bytes"`
 	TookSeconds float64 `json:"took_seconds"`
 
+	// Held says that a backup is being made, which needs the files that would
+	// have been deleted: the first round after it deletes them.
+	Held bool `json:"held,omitempty"`
+
 	Gone []GCEntry `json:"gone"` // the first 1000
 }

@@ -97,3 +97,58 @@ func write(name, data string) func(dir string) error {
 		return os.WriteFile(path, []byte(data), 0o600)
 	}
 }
+
+// TestFill fills a directory, with a crash on the way.
+func TestFill(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 { // the second goes on
+		d, err := datadir.Fill(dir, datadir.Registry, "restore")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := datadir.Fill(dir, datadir.Registry, "restore"); !errors.Is(err, datadir.ErrLocked) {
+			t.Errorf("Fill of what is being filled = %v", err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := datadir.Fill(dir, datadir.Registry, "backup"); !errors.Is(err, datadir.ErrUnfinished) || !strings.Contains(err.Error(), "holds a restore") {
+		t.Errorf("Fill by another = %v", err)
+	}
+	_, open := datadir.Open(dir, datadir.Registry)
+	_, read := datadir.Read(dir, datadir.Registry)
+	for _, err := range []error{open, read} {
+		if !errors.Is(err, datadir.ErrUnfinished) || !strings.Contains(err.Error(), "holds a restore") {
+			t.Errorf("Open and Read of half a directory = %v", err)
+		}
+	}
+	d, err := datadir.Fill(dir, datadir.Registry, "restore")
+	if err == nil {
+		err = errors.Join(d.Done(), d.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := datadir.Fill(dir, datadir.Registry, "restore"); !errors.Is(err, datadir.ErrNotEmpty) {
+		t.Errorf("Fill of what is filled = %v", err)
+	}
+	// Several may read, and nobody writes meanwhile.
+	one, err := datadir.Read(dir, datadir.Registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := datadir.Read(dir, datadir.Registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := datadir.Open(dir, datadir.Registry); !errors.Is(err, datadir.ErrLocked) {
+		t.Errorf("Open of what is being read = %v", err)
+	}
+	if err := errors.Join(one.Close(), two.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := datadir.Read(filepath.Join(dir, "none"), datadir.Registry); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Read of nothing = %v", err)
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/backup"
 	"berth.internal/storage/care"
 	"berth.internal/storage/gc"
 )
@@ -51,6 +52,7 @@ type Config struct {
 	Collector *gc.Collector
 	Store     storage.Store
 	Scrub     *care.Scrub
+	Backup    backup.Source // but for Hold, Tell and Version
 	Log       *slog.Logger
 }
 

@@ -59,6 +59,7 @@ func (h *Handler) collect(ctx context.Context, tell tell, _ control.None) (contr
 	})
 	report.Uploads, report.Kept = int64(result.Expired), int64(result.Kept)
 	report.Deleted, report.FreedBytes = int64(result.Deleted), result.Freed
+	report.Held = result.Held
 	report.TookSeconds = time.Since(began).Seconds()
 	return report, err
 }

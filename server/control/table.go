@@ -51,6 +51,8 @@ func Table() []Operation {
 			"Reads everything now, at full speed, and quarantines what is damaged."),
 		row(http.MethodGet, "/quarantine", Admin, (*Handler).quarantine,
 			"The content that is known to be damaged; it is answered 404 until it is pushed again."),
+		long("/backup", Admin, (*Handler).backUp,
+			"Copies all data into a directory on the server's machine, or makes the backup there anew; the server goes on to serve."),
 	}
 }
 

@@ -3,8 +3,10 @@
 package bolt
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -91,6 +93,37 @@ func open(path string) (*bbolt.DB, error) {
 // Ready says why the index takes no changes now, nil if it does. It goes on to
 // answer questions, and takes changes again as soon as its disk lets it.
 func (x *Index) Ready() error { return x.db.ready() }
+
+var _ storage.Snapshotter = (*Index)(nil)
+
+// Snapshot implements storage.Snapshotter. It is one transaction that reads:
+// pages that others free meanwhile are used again only after it.
+func (x *Index) Snapshot(ctx context.Context, w io.Writer) error {
+	to := &kept{ctx: ctx, w: w}
+	err := x.db.snapshot(to)
+	if to.err != nil {
+		return to.err
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot of the index: %w", medium(err))
+	}
+	return nil
+}
+
+// kept is a writer that remembers its error, of which bbolt makes a text, and
+// ends with ctx.
+type kept struct {
+	ctx context.Context //nolint:containedctx // it lives as long as one call
+	w   io.Writer
+	err error
+}
+
+func (k *kept) Write(p []byte) (n int, err error) {
+	if k.err = k.ctx.Err(); k.err == nil {
+		n, k.err = k.w.Write(p)
+	}
+	return n, k.err
+}
 
 // Metrics returns what is measured about commits.
 func (x *Index) Metrics() []prometheus.Collector {

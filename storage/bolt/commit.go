@@ -3,6 +3,7 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -69,6 +70,16 @@ func (d *db) View(fn func(kv.Tx) error) error {
 	defer d.views.RUnlock()
 	return guard("read index", func() error {
 		return d.bolt.View(func(t *bbolt.Tx) error { return fn(&tx{rows: t.Bucket(bucket())}) })
+	})
+}
+
+// snapshot writes the file as one reader sees it.
+func (d *db) snapshot(w io.Writer) error {
+	d.views.RLock()
+	defer d.views.RUnlock()
+	return d.bolt.View(func(t *bbolt.Tx) error {
+		_, err := t.WriteTo(w)
+		return err
 	})
 }
 

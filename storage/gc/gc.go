@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth.internal/storage"
@@ -62,6 +64,7 @@ type Collector struct {
 	limit  *rate.Limiter
 	log    *slog.Logger
 	busy   chan struct{} // holds one element during a round
+	holds  atomic.Int64  // those who need the bytes to stay
 
 	reviewed  *prometheus.CounterVec // by verdict
 	deleted   prometheus.Counter
@@ -78,6 +81,7 @@ type Result struct {
 	Kept      int   // blobs and manifests that were reviewed and are needed
 	Deleted   int   // keys, with their bytes
 	Freed     int64 // bytes of those
+	Held      bool  // keys stay until a backup has ended
 }
 
 // New returns a collector of what index no longer needs in store.
@@ -138,6 +142,14 @@ func (c *Collector) Run(ctx context.Context) {
 		case <-time.After(c.config.Interval):
 		}
 	}
+}
+
+// Hold lets all bytes stay that anything names when it returns, or that
+// something will name, until release is called. The rest of the collector's work
+// goes on; what is held back comes after it. Several may hold at a time.
+func (c *Collector) Hold() (release func()) {
+	c.holds.Add(1)
+	return sync.OnceFunc(func() { c.holds.Add(-1) })
 }
 
 // Round collects all that is due now, after the round that may be under way. An
@@ -233,6 +245,12 @@ func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)
 		keys, err := c.index.Orphans(ctx, now, batch)
 		if err != nil || len(keys) == 0 {
 			return err
+		}
+		// Asked after the keys were listed: those of a list that is older than
+		// the hold had lost their names before it.
+		if c.holds.Load() > 0 {
+			result.Held = true
+			return nil
 		}
 		for _, key := range keys {
 			if err := c.limit.Wait(ctx); err != nil {
