@@ -127,6 +127,7 @@ func (t *OCITarget) commitNew(entries []v1.Descriptor) error {
 		return err
 	}
 	if err := errors.Join(
+		t.syncNames(),
 		durable.WriteFile(filepath.Join(t.staging, v1.ImageLayoutFile), mark, 0o644),
 		durable.WriteFile(filepath.Join(t.staging, v1.ImageIndexFile), index, 0o644),
 		os.Chmod(t.staging, 0o755),
@@ -134,6 +135,20 @@ func (t *OCITarget) commitNew(entries []v1.Descriptor) error {
 		return err
 	}
 	return durable.Rename(t.staging, t.dir)
+}
+
+// syncNames makes the names of all blobs durable in staging.
+func (t *OCITarget) syncNames() error {
+	done := map[string]bool{}
+	for _, name := range t.blobs {
+		for dir := filepath.Dir(name); !done[dir]; dir = filepath.Dir(dir) { // the last is "."
+			done[dir] = true
+			if err := durable.SyncDir(filepath.Join(t.staging, dir)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // commitInto adds to a layout that others may be adding to.

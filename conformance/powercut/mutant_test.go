@@ -40,8 +40,7 @@ func unless(name string, sync func() error) error {
 }
 `
 
-// mutants are all syncs of the data directory but one: that of the directory of
-// the index, when its file is new, is done once more when the store is opened.
+// mutants are all syncs of the registry and of the files that clients save.
 func mutants() []mutant {
 	return []mutant{
 		{"bytes of a small file", "internal/durable/durable.go", "err = f.Sync()", "f.Sync()", begun},
@@ -53,6 +52,10 @@ func mutants() []mutant {
 		{"bytes of a blob", "storage/disk/upload.go", "err = u.sync()", "u.sync()", used("blob at once")},
 		{"name of a blob", "storage/disk/upload.go", "errors.Join(durable.SyncDir(filepath.Dir(to)), ", "durable.SyncDir(filepath.Dir(to))", used("blob at once")},
 		{"a blob deleted", "storage/disk/disk.go", "err = durable.SyncDir(filepath.Dir(path))", "durable.SyncDir(filepath.Dir(path))", used("blob deleted")},
+		{"name of what was renamed", "internal/durable/durable.go", "if err := SyncDir(to); err != nil {", "SyncDir(to)", pulled("oci", "one")},
+		{"bytes of a saved blob", "client/layout/oci_target.go", "err = f.Sync()", "f.Sync()", pulled("oci", "one", "two")},
+		{"name of a saved blob", "client/layout/oci_target.go", "durable.SyncDir(filepath.Join(t.staging, dir))", "durable.SyncDir(filepath.Join(t.staging, dir))", pulled("oci", "one")},
+		{"bytes of an archive", "client/layout/tarball.go", "t.file.Sync()", "t.file.Sync()", pulled("oci-archive", "one")},
 		{"the index", "storage/bolt/bolt.go", "NoStatistics:    true,", "", used("small blob")},
 	}
 }
@@ -167,6 +170,13 @@ func interrupted(t *testing.T, binary string) error {
 	ok(t, c.post("team/a", layer("a")))
 	ok(t, r.kill())
 	return recording{f, l}.cut(memory(t), binary, f.Now(), 0, nil)
+}
+
+// pulled looks for what is lost of images that were saved to files.
+func pulled(place string, images ...string) func(t *testing.T, binary string) error {
+	return func(t *testing.T, binary string) error {
+		return save(t, binary, place, images...).losses(t)
+	}
 }
 
 // used looks for what is lost when a registry is changed in one way.
