@@ -231,7 +231,7 @@ var acts = []act{
 	{2, func(c *client, ctx context.Context) { c.trashcan(ctx, c.repo()) }},
 	{3, (*client).restoreTag},
 	{3, (*client).restoreManifest},
-	{1, (*client).purge},
+	{1, func(c *client, ctx context.Context) { c.purge(ctx, holding{c.repo(), c.manifest()}) }},
 	{3, (*client).undo},
 	{6, func(c *client, ctx context.Context) { c.deleteTag(ctx, c.tagIn(c.repo())) }},
 	{5, func(c *client, ctx context.Context) { c.delete(ctx, holding{c.repo(), c.manifest()}) }},
@@ -525,6 +525,7 @@ func (c *client) put(ctx context.Context, h holding, as []tagName) bool {
 			c.saw(a.op, as[0], match)
 		}
 		c.stored(a.op, h)
+		c.moved(a.op, as, h.of)
 		return true
 	case a.status == http.StatusConflict:
 		c.sawSet(a.op, as, h.of)

@@ -235,8 +235,26 @@ func (r *record) must(h holding, w window) string {
 		}
 	}
 	if h.of.subject != nil && state.seen != nil && state.seen.before(w) && state.undisturbed(state.seen, w) {
-		if why := r.must(holding{h.repo, h.of.subject}, window{state.seen.from, w.to}); why != "" {
+		if why := r.stays(holding{h.repo, h.of.subject}, window{state.seen.from, w.to}); why != "" {
 			return fmt.Sprintf("%s is the subject of %s, which was there when %q; %s", h.of.subject.name, h, state.seen.what, why)
+		}
+	}
+	return ""
+}
+
+// stays is must for a manifest that may also be in the trash, if it must have
+// been held before that.
+func (r *record) stays(h holding, w window) string {
+	if why := r.must(h, w); why != "" {
+		return why
+	}
+	for _, x := range r.holding(h).drops {
+		if x.from <= w.from || !x.before(window{w.to, w.to}) {
+			continue
+		}
+		held, trashed := r.must(h, window{w.from, x.from - 1}), r.restorable(h, window{w.to, w.to})
+		if held != "" && trashed != "" {
+			return held + "; " + trashed
 		}
 	}
 	return ""
@@ -462,6 +480,22 @@ func (r *record) sawSet(o *op, names []tagName, d *thing) {
 		}
 	}
 	r.wrong(o, about, "none of %v can stand in the way of %s", names, d)
+}
+
+// moved says that a request put tags on d. One that is set once must not have
+// been on anything else when the request was sent, since nothing takes it away.
+func (r *record) moved(o *op, names []tagName, d *thing) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := window{o.from - 1, o.from - 1}
+	for _, name := range names {
+		t := r.tag(name)
+		for other := range t.ever {
+			if by := t.keeps(other, before, 0); r.set(name) && other != d && by != nil {
+				r.wrong(o, []fmt.Stringer{name}, "%s is set once, and on %s since %q", name, other, by.what)
+			}
+		}
+	}
 }
 
 // sawSetOn says that a manifest was not deleted, since a tag on it is set once.

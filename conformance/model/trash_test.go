@@ -33,19 +33,33 @@ func (c *client) trashcan(ctx context.Context, repo string) {
 	}
 }
 
-// undo deletes a manifest, and later brings it back, with all that it needs.
+// undo pushes two images that share a layer, and an artifact about the first,
+// deletes some of that, and later brings the first image back.
 func (c *client) undo(ctx context.Context) {
-	h := holding{c.repo(), c.manifest()}
-	if !c.delete(ctx, h) {
+	repo := c.repo()
+	layer := c.fresh()
+	first, second := holding{repo, c.freshImage(layer, c.blob())}, holding{repo, c.freshImage(layer)}
+	c.made++
+	about := holding{repo, c.image(fmt.Sprintf("own%d-%d", c.id, c.made), "application/x-0", first.of, "", layer)}
+	if !c.push(ctx, first, c.someTags(repo)) || !c.push(ctx, second, nil) || !c.push(ctx, about, nil) || !c.delete(ctx, first) {
 		return
 	}
-	for _, ref := range h.of.refs {
-		if c.chance(30) {
-			c.delete(ctx, holding{h.repo, ref})
-		}
+	if c.chance(60) {
+		c.delete(ctx, second)
+		c.delete(ctx, about)
 	}
-	if c.pause(ctx, c.trash*time.Duration(c.random.IntN(100))/100) && c.restoreAs(ctx, h, "") {
-		c.pullRefs(ctx, h)
+	if c.chance(60) {
+		c.delete(ctx, holding{repo, layer})
+	}
+	if c.chance(40) {
+		c.purge(ctx, second)
+	}
+	if !c.pause(ctx, c.trash*time.Duration(c.random.IntN(100))/100) {
+		return
+	}
+	c.look(ctx, about, http.MethodGet)
+	if c.restoreAs(ctx, first, "") {
+		c.pullRefs(ctx, first)
 	}
 }
 
@@ -73,23 +87,26 @@ func (c *client) restoreAs(ctx context.Context, h holding, tag string) bool {
 	for _, name := range names {
 		might.moves = append(might.moves, move{tag: tagName{h.repo, name}, to: h.of})
 	}
-	a := c.restore(ctx, ask, what, might)
+	a, restored := c.restore(ctx, ask, what, might)
 	switch {
 	case a == nil:
 	case a.status == http.StatusOK:
-		c.stored(a.op, h)
-		return true
-	case a.status == http.StatusConflict && strings.Contains(string(a.body), "immutable"):
-		if tag == "" {
-			c.complain(a.op, []fmt.Stringer{h}, "tags that are on something are not touched by this")
-			return false
+		if tag == "" { // then only tags that are on nothing come back
+			for _, name := range restored {
+				c.saw(a.op, name, nil)
+			}
 		}
+	case isImmutable(a):
 		c.sawSet(a.op, []tagName{{h.repo, tag}}, h.of)
 	default:
 		c.absent(a.op, h)
 		c.lost(a.op, h)
 	}
-	return false
+	return a != nil && a.status == http.StatusOK
+}
+
+func isImmutable(a *answer) bool {
+	return a.status == http.StatusConflict && strings.Contains(string(a.body), "immutable")
 }
 
 // restoreTag puts a tag back to what it was on before.
@@ -102,15 +119,15 @@ func (c *client) restoreTag(ctx context.Context) {
 		might.moves = append(might.moves, move{tag: name, to: t})
 	}
 	c.mu.Unlock()
-	a := c.restore(ctx, map[string]string{"repo": name.repo, "tag": name.tag}, name.String(), might)
-	if a != nil && a.status == http.StatusConflict && !c.set(name) {
-		c.complain(a.op, []fmt.Stringer{name}, "an answer that is never right")
+	if a, _ := c.restore(ctx, map[string]string{"repo": name.repo, "tag": name.tag}, name.String(), might); a != nil && isImmutable(a) {
+		c.sawSet(a.op, []tagName{name}, nil)
 	}
 }
 
-// restore asks for what might be done. Which of that has been done is in the
-// answer.
-func (c *client) restore(ctx context.Context, ask map[string]string, what string, might effect) *answer {
+// restore asks for what might be done. What of that has been done is in the
+// answer: the manifest that is there again, and the tags that were moved to it.
+func (c *client) restore(ctx context.Context, ask map[string]string, what string, might effect) (a *answer, names []tagName) {
+	var h holding
 	for _, h := range might.puts {
 		for _, t := range h.of.closure() {
 			might.puts = append(might.puts, holding{h.repo, t})
@@ -125,11 +142,8 @@ func (c *client) restore(ctx context.Context, ask map[string]string, what string
 			Digest string
 			Tags   []string
 		}
-		if json.Unmarshal(a.body, &restored) != nil {
-			return did, false
-		}
-		h := holding{ask["repo"], c.find(restored.Digest, true)}
-		if h.of == nil {
+		err := json.Unmarshal(a.body, &restored)
+		if h = (holding{ask["repo"], c.find(restored.Digest, true)}); err != nil || h.of == nil {
 			return did, false
 		}
 		did.puts = []holding{h}
@@ -137,21 +151,25 @@ func (c *client) restore(ctx context.Context, ask map[string]string, what string
 			did.puts = append(did.puts, holding{h.repo, t})
 		}
 		for _, tag := range restored.Tags {
+			names = append(names, tagName{h.repo, tag})
 			did.moves = append(did.moves, move{tag: tagName{h.repo, tag}, to: h.of})
 		}
 		return did, true
 	}
-	a := c.send(ctx, q)
-	if a != nil && a.status != http.StatusOK && a.status != http.StatusNotFound && a.status != http.StatusConflict {
+	a = c.send(ctx, q)
+	switch {
+	case a == nil:
+	case a.status == http.StatusOK && h.of != nil:
+		c.stored(a.op, h)
+		c.moved(a.op, names, h.of)
+	case a.status != http.StatusNotFound && a.status != http.StatusConflict:
 		c.unexpected(a, q)
-		return nil
 	}
-	return a
+	return a, names
 }
 
 // purge takes a manifest out of the trash for good.
-func (c *client) purge(ctx context.Context) {
-	h := holding{c.repo(), c.manifest()}
+func (c *client) purge(ctx context.Context, h holding) {
 	q := request{
 		method: http.MethodDelete, path: "/berth/v1/trash", query: url.Values{"repo": {h.repo}, "digest": {h.of.digest.String()}},
 		what: "purge " + h.String(), effect: effect{purges: []holding{h}},
