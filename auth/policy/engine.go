@@ -1,0 +1,363 @@
+package policy
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"berth.internal/auth"
+)
+
+// Engine decides by one policy. Make it with Compile; it never changes.
+//
+// Of all rules that are for the caller, name the action and match the
+// repository, one decides: that with the longest match (see pattern; a pattern
+// with braces is as long as the alternative that matches); of equally long ones
+// a rule that denies; of these the one with the closest subject, which is user,
+// robot or node before claim, then group, then everyone; and of these the first.
+// If there is none, the answer is no.
+//
+// A repository of "" is the server as a whole. There Admin is decided by the
+// rules for **. Everything else, such as Pull for the catalog, is allowed to who
+// may do it with some repository, as far as a single rule can tell.
+type Engine struct {
+	policy Policy
+	rules  map[subject][]rule // of each subject in order of precedence
+}
+
+// subject is whom a rule is for.
+type subject struct {
+	kind string
+	name string // of a claim: its key
+}
+
+// The kinds of subjects that are no auth.Kind.
+const (
+	kindEveryone = "everyone"
+	kindGroup    = "group"
+	kindClaim    = "claim"
+)
+
+// rule is a Rule for one pattern.
+type rule struct {
+	pattern
+	actions  actions
+	denies   bool
+	distance uint8 // of the subject: zero is closest
+	order    int32
+	value    string         // pattern of a claim's value
+	decision *auth.Decision // if it allows; Why of one that denies names the caller
+}
+
+// actions is a set of auth.Actions.
+type actions uint8
+
+// bit returns the set of a alone; of an action that does not exist it is empty.
+func bit(a auth.Action) actions {
+	switch a {
+	case auth.Pull:
+		return 1
+	case auth.Push:
+		return 2
+	case auth.Overwrite:
+		return 4
+	case auth.Delete:
+		return 8
+	case auth.Admin:
+		return 16
+	}
+	return 0
+}
+
+// Compile makes an engine. The error is all that is wrong with p, as Problems.
+func Compile(p Policy) (*Engine, error) {
+	e := &Engine{policy: p, rules: map[subject][]rule{}}
+	var wrong Problems
+	for i, r := range p.Rules {
+		problem := func(field, format string, args ...any) {
+			wrong = append(wrong, Problem{Rule: i, Field: field, Says: fmt.Sprintf(format, args...)})
+		}
+		who, values, err := parseSubject(r.Subject)
+		if err != nil {
+			problem("subject", "%v", err)
+		}
+		where, err := patterns(r.Repositories)
+		if err != nil {
+			problem("repositories", "%v", err)
+		}
+		list, field := r.Allow, "allow"
+		switch {
+		case len(r.Allow) == 0 && len(r.Deny) == 0:
+			problem(field, "a rule has allow or deny with a list of actions: %s", words(auth.Actions()))
+		case len(r.Allow) > 0 && len(r.Deny) > 0:
+			problem("deny", "a rule allows or denies, not both: make it two rules")
+		case len(r.Deny) > 0:
+			list, field = r.Deny, "deny"
+		}
+		var set actions
+		for _, a := range list {
+			switch b := bit(a); {
+			case b == 0:
+				problem(field, "%q is none of the actions %s", clip(string(a)), words(auth.Actions()))
+			case set&b != 0:
+				problem(field, "%s is there twice", a)
+			default:
+				set |= b
+			}
+		}
+		if set&bit(auth.Admin) != 0 && r.Repositories != "**" && r.Repositories != "" {
+			problem(field, "admin is a right on the server as a whole: give it with a rule for **")
+		}
+		if len(wrong) > 0 {
+			continue
+		}
+		text := r.String()
+		decision := &auth.Decision{Allowed: len(r.Deny) == 0, Rule: text, Why: "the rule \"" + text + "\" allows it"}
+		for _, one := range where {
+			for _, value := range values {
+				e.rules[who] = append(e.rules[who], rule{
+					pattern: one, value: value.text, actions: set, denies: len(r.Deny) > 0, distance: distance(who.kind), order: int32(i),
+					decision: decision,
+				})
+			}
+		}
+	}
+	if wrong != nil {
+		return nil, wrong
+	}
+	for _, list := range e.rules {
+		slices.SortStableFunc(list, func(a, b rule) int {
+			switch {
+			case a.before(&b):
+				return -1
+			case b.before(&a):
+				return 1
+			}
+			return 0
+		})
+	}
+	return e, nil
+}
+
+// before tells whether a decides where both could.
+func (a *rule) before(b *rule) bool {
+	if a.rank != b.rank {
+		return a.rank > b.rank
+	}
+	if a.denies != b.denies {
+		return a.denies
+	}
+	if a.distance != b.distance {
+		return a.distance < b.distance
+	}
+	return a.order < b.order
+}
+
+func distance(kind string) uint8 {
+	switch kind {
+	case kindClaim:
+		return 1
+	case kindGroup:
+		return 2
+	case kindEveryone:
+		return 3
+	}
+	return 0
+}
+
+// parseSubject reads a subject, and of a claim the patterns of its value; of
+// others that is one, which is empty.
+func parseSubject(text string) (who subject, values []pattern, err error) {
+	values = []pattern{{}}
+	kind, name, named := strings.Cut(text, ":")
+	switch kind {
+	case string(auth.Anonymous), kindEveryone:
+		if named {
+			return who, nil, fmt.Errorf("%s has no name", kind)
+		}
+		return subject{kind: kind}, values, nil
+	case string(auth.User), string(auth.Robot), string(auth.Node), kindGroup, kindClaim:
+	default:
+		return who, nil, fmt.Errorf("%q is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN, everyone and anonymous", clip(text))
+	}
+	if kind == kindClaim {
+		key, pattern, ok := strings.Cut(name, "=")
+		if !ok || key == "" || pattern == "" {
+			return who, nil, fmt.Errorf("%q is not a claim with a pattern of its value, such as claim:project_path=team/*", clip(text))
+		}
+		if values, err = read(pattern, inValue); err != nil {
+			return who, nil, err
+		}
+		name = key
+	}
+	switch {
+	case name == "":
+		return who, nil, fmt.Errorf("%s: needs a name", kind)
+	case len(text) > maxName:
+		return who, nil, fmt.Errorf("a subject has at most %d bytes", maxName)
+	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\uFFFD' }):
+		return who, nil, errors.New("a name has neither spaces nor control characters")
+	}
+	return subject{kind: kind, name: name}, values, nil
+}
+
+// Policy returns what the engine was made from. It must not be changed.
+func (e *Engine) Policy() Policy { return e.policy }
+
+// Decide implements auth.Decider.
+func (e *Engine) Decide(c auth.Caller, repo string, a auth.Action) auth.Decision {
+	if c.Kind == auth.Socket {
+		return auth.Decision{Allowed: true, Why: "the admin socket may do everything"}
+	}
+	r := e.find(c, repo, a)
+	switch {
+	case r == nil:
+		return auth.Decision{Why: unmatched(c, repo, a)}
+	case r.denies:
+		return auth.Decision{Rule: r.decision.Rule, Why: fmt.Sprintf("%s may not %s: the rule %q denies it", caller(c), doing(a, repo), r.decision.Rule)}
+	case c.Limits != nil && !within(c.Limits, repo, a):
+		return auth.Decision{Why: fmt.Sprintf("%s may not %s with this credential, which is good for %s only: use another one",
+			caller(c), doing(a, repo), grants(c.Limits))}
+	}
+	return *r.decision
+}
+
+// find returns the rule that decides, or nil.
+func (e *Engine) find(c auth.Caller, repo string, a auth.Action) *rule {
+	q := question{repo: repo, action: bit(a), admin: a == auth.Admin}
+	switch c.Kind {
+	case auth.Anonymous:
+		q.ask(e.rules[subject{kind: string(auth.Anonymous)}], "")
+		return q.best
+	case auth.User, auth.Robot, auth.Node:
+	default:
+		return nil
+	}
+	q.ask(e.rules[subject{string(c.Kind), c.Name}], "")
+	q.ask(e.rules[subject{kind: kindEveryone}], "")
+	for _, g := range c.Groups {
+		q.ask(e.rules[subject{kindGroup, g}], "")
+	}
+	for key, value := range c.Claims {
+		q.ask(e.rules[subject{kindClaim, key}], value)
+	}
+	return q.best
+}
+
+// question is one that is asked of several subjects' rules.
+type question struct {
+	repo   string
+	action actions
+	admin  bool
+	best   *rule
+}
+
+// ask looks for a better rule among those of a subject. value is that of the
+// claim.
+func (q *question) ask(rules []rule, value string) {
+	for i := range rules {
+		r := &rules[i]
+		if q.best != nil && r.rank <= q.best.rank && !r.before(q.best) {
+			return // nor are those behind it
+		}
+		if r.actions&q.action == 0 || r.how == byStem && q.repo != "" && q.repo[0] != r.text[0] {
+			continue // most of them
+		}
+		if q.matches(r) && (r.value == "" || matchWords(r.value, value)) {
+			q.best = r
+			return
+		}
+	}
+}
+
+func (q *question) matches(r *rule) bool {
+	switch {
+	case q.repo != "":
+		return r.match(q.repo)
+	case q.admin:
+		return r.how == always
+	}
+	return !r.denies
+}
+
+// within tells whether a credential with these limits is good for a on repo.
+func within(limits []auth.Grant, repo string, a auth.Action) bool {
+	for i := range limits {
+		g := &limits[i]
+		if !slices.Contains(g.Actions, a) {
+			continue
+		}
+		if g.Repositories == "**" || repo == "" && a != auth.Admin || repo != "" && Match(g.Repositories, repo) {
+			return true
+		}
+	}
+	return false
+}
+
+// unmatched says what is missing where no rule matches.
+func unmatched(c auth.Caller, repo string, a auth.Action) string {
+	where := cmp.Or(repo, "**")
+	if c.Kind == auth.Anonymous {
+		return fmt.Sprintf("%s may not %s: log in; an administrator can also allow it to everybody with berth policy allow anonymous %s %s",
+			caller(c), doing(a, repo), a, where)
+	}
+	return fmt.Sprintf("%s may not %s: no rule allows it; an administrator can grant it with berth policy allow %s:%s %s %s",
+		caller(c), doing(a, repo), c.Kind, c.Name, a, where)
+}
+
+// caller names c in a sentence.
+func caller(c auth.Caller) string {
+	if c.Kind == auth.Anonymous {
+		return "who has not logged in"
+	}
+	return c.String()
+}
+
+// doing is what somebody may do or not.
+func doing(a auth.Action, repo string) string {
+	switch {
+	case a == auth.Admin:
+		return "administer this server"
+	case repo == "" && a == auth.Pull:
+		return "pull anything"
+	case repo == "":
+		return string(a) + " anywhere"
+	}
+	switch a {
+	case auth.Pull:
+		return "pull " + repo
+	case auth.Push:
+		return "push to " + repo
+	case auth.Overwrite:
+		return "move the tags of " + repo
+	case auth.Delete:
+		return "delete in " + repo
+	}
+	return string(a) + " " + repo
+}
+
+func grants(list []auth.Grant) string {
+	var parts []string
+	for _, g := range list {
+		parts = append(parts, words(g.Actions)+" on "+g.Repositories)
+	}
+	return cmp.Or(strings.Join(parts, ", "), "nothing")
+}
+
+func words(list []auth.Action) string {
+	var words []string
+	for _, a := range list {
+		words = append(words, string(a))
+	}
+	return strings.Join(words, ", ")
+}
+
+// clip makes somebody's word short enough to be repeated.
+func clip(s string) string {
+	if r := []rune(strings.ToValidUTF8(s, "")); len(r) > 60 {
+		return string(r[:60]) + "…"
+	}
+	return s
+}
