@@ -278,3 +278,30 @@ func TestReferrersLink(t *testing.T) {
 		}
 	}
 }
+
+// D, referrers: what clients of before the API keep in a tag of their own stays
+// a tag, is changed by one at a time, and shows nothing twice.
+func TestFallbackTag(t *testing.T) {
+	r := newRepo(t)
+	for _, d := range []string{sha("subject"), sha5("subject")} {
+		algorithm, hex, _ := strings.Cut(d, ":")
+		tag := algorithm + "-" + hex[:64]
+		m := r.image("config of " + algorithm)
+		m.Subject = &descriptor{MediaType: typeImage, Digest: d, Size: 7}
+		r.put(sha(m.String()), m.String(), typeImage).want(http.StatusCreated, "OCI-Subject: "+d)
+		empty, list := index(), index(describe(typeImage, m.String()))
+		r.put(tag, empty.String(), typeIndex).want(http.StatusCreated)
+		for _, status := range []int{http.StatusCreated, http.StatusPreconditionFailed} {
+			r.put(tag, list.String(), typeIndex, `If-Match: "`+sha(empty.String())+`"`).want(status)
+		}
+		if got := r.get("manifests/" + tag).want(http.StatusOK).body; string(got) != list.String() {
+			t.Errorf("the tag is on %s, want %s", got, list)
+		}
+		if got := r.tags("tags/list"); !slices.Contains(got, tag) {
+			t.Errorf("the tags are %q, want %s among them", got, tag)
+		}
+		if got := r.referrers("referrers/" + d); len(got) != 1 || got[0].Digest != sha(m.String()) {
+			t.Errorf("the referrers are %v, want the one", got)
+		}
+	}
+}

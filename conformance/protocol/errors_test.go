@@ -1,7 +1,10 @@
 package protocol_test
 
 import (
+	"bufio"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -127,4 +130,49 @@ func TestOutside(t *testing.T) {
 	for _, path := range []string{"/", "/v1/", "/v2x/", "/v1/_ping", "/v2/x/y", "/v2/_catalog/", "//v2/", "/favicon.ico"} {
 		r.get(path).wantError(http.StatusNotFound, "UNSUPPORTED")
 	}
+}
+
+// D, errors: uploads that are begun and not gone on with are a burden; when they
+// are too many, the client is told when to come again. One that has begun can go
+// on.
+func TestTooManyRequests(t *testing.T) {
+	const most = 100_000
+	r := repoIn(t, own(t))
+	session := r.begin()
+	var d net.Dialer
+	c, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(r.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sent := make(chan error, 1)
+	go func() { // all at once, without waiting for answers
+		request := "POST /v2/" + r.name + "/blobs/uploads/ HTTP/1.1\r\nHost: berth\r\nContent-Length: 0\r\n\r\n"
+		w := bufio.NewWriterSize(c, 1<<20)
+		for range most - 1 {
+			_, _ = w.WriteString(request) // an error stays until Flush
+		}
+		sent <- w.Flush()
+	}()
+	answers := bufio.NewReader(c)
+	for i := range most - 1 {
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusAccepted {
+			t.Fatalf("POST %d = %d, want 202", i, resp.StatusCode)
+		}
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	a := r.do(http.MethodPost, "blobs/uploads/", nil)
+	a.wantError(http.StatusTooManyRequests, "TOOMANYREQUESTS")
+	if seconds, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || seconds <= 0 {
+		t.Errorf("Retry-After: %q, want seconds", a.header.Get("Retry-After"))
+	}
+	r.do(http.MethodPut, with(session, "digest", sha("content")), text("content")).want(http.StatusCreated)
+	r.do(http.MethodPost, "blobs/uploads/", nil).want(http.StatusAccepted) // there is room for one
 }

@@ -40,6 +40,21 @@ func FuzzParseTag(f *testing.F) {
 	})
 }
 
+func FuzzParseDigest(f *testing.F) {
+	hex := strings.Repeat("0a", 32)
+	for _, s := range []string{"sha256:" + hex, "sha512:" + hex + hex, "sha384:" + hex + hex[:32], "sha256:" + strings.ToUpper(hex), "sha512:" + hex, "sha256:" + hex + "\n", "md5:00", ":", ""} {
+		f.Add(s)
+	}
+	// image-spec, "Digests", for the algorithms that berth knows.
+	grammar := regexp.MustCompile(`^(sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128})$`)
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := oci.ParseDigest(s)
+		if legal := grammar.MatchString(s); legal != (err == nil) || legal && d.String() != s {
+			t.Errorf("ParseDigest(%q) = %q, %v, but the grammar says legal=%v", s, d, err, legal)
+		}
+	})
+}
+
 func TestParseDigest(t *testing.T) {
 	hex := strings.Repeat("0a", 32)
 	for _, tc := range []struct {

@@ -42,6 +42,10 @@ func ParseReference(s, registry string) (Reference, error) {
 		return Reference{}, fmt.Errorf("%q is not an image reference such as team/app:1: %w", s, plain(err))
 	}
 	ref := Reference{Registry: reference.Domain(named), Repository: reference.Path(named)}
+	if ref.Registry == "" { // such as under_score.example/app, whose first part looks like a host and cannot be one
+		host, _, _ := strings.Cut(s, "/")
+		return Reference{}, fmt.Errorf("%q is not an image reference such as team/app:1: %q is not the name of a host", s, host)
+	}
 	if ref.Registry == hub {
 		ref.Registry = registry
 		if name, ok := strings.CutPrefix(ref.Repository, hubDirectory); ok && !strings.Contains(name, "/") {

@@ -47,7 +47,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 	for _, in := range []string{
 		"", ":", "app:", "app@", "App", "team/App", "app:1:2", "app//x", "../app", "/app", "app ", "app@sha256:12",
 		"http://reg:5000/app", "app@md5:" + strings.Repeat("0", 32), strings.Repeat("0", 64), strings.Repeat("a", 256),
-		"app:" + strings.Repeat("a", 129),
+		"app:" + strings.Repeat("a", 129), "under_score.example/app",
 	} {
 		if ref, err := oci.ParseReference(in, "reg:5000"); err == nil {
 			t.Errorf("ParseReference(%q) = %+v, want an error", in, ref)
@@ -64,12 +64,37 @@ func FuzzParseReference(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if !nameGrammar.MatchString(ref.Repository) || ref.Tag != "" && !tagGrammar.MatchString(ref.Tag) || ref.Digest != "" && ref.Digest.Validate() != nil || ref.Registry == "" {
+			t.Errorf("ParseReference(%q) = %+v, of which not all is legal in the spec", s, ref)
+		}
 		again, err := oci.ParseReference(ref.String(), "elsewhere:5000")
 		if err != nil {
 			t.Fatalf("ParseReference(%q) = %q, which it does not read back: %v", s, ref, err)
 		}
 		if again.Name() != ref.Name() || again.Identifier() != ref.Identifier() {
 			t.Errorf("ParseReference(%q) = %q, read back as %q", s, ref, again)
+		}
+	})
+}
+
+// FuzzReferenceOf puts a reference together from parts that the spec's grammar
+// allows, or not.
+func FuzzReferenceOf(f *testing.F) {
+	f.Add("team/app", "1.0", true)
+	f.Add("a__b", "", false)
+	f.Add(strings.Repeat("0", 64), "latest", true)
+	f.Fuzz(func(t *testing.T, name, tag string, tagged bool) {
+		s, want := "reg:5000/"+name, oci.DefaultTag
+		if tagged {
+			s, want = s+":"+tag, tag
+		}
+		legal := len(name) <= oci.MaxName && nameGrammar.MatchString(name) && (!tagged || tagGrammar.MatchString(tag))
+		ref, err := oci.ParseReference(s, "elsewhere")
+		switch {
+		case legal && (err != nil || ref.Registry != "reg:5000" || ref.Repository != name || ref.Identifier() != want):
+			t.Errorf("ParseReference(%q) = %+v, %v, want its parts", s, ref, err)
+		case err == nil && !legal && !strings.ContainsAny(name+tag, ":@"): // which may part it elsewhere
+			t.Errorf("ParseReference(%q) = %+v, want an error", s, ref)
 		}
 	})
 }

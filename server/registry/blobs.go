@@ -61,7 +61,7 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 	describeBlob(w, c)
 	if header := r.Header.Get("Range"); header == "" {
 		http.ServeContent(w, r, "", time.Time{}, content)
-	} else if !servePart(w, r, header, content) {
+	} else if !servePart(w, r, plainRange(header, c.Size), content) {
 		return oci.SizeInvalid.With(fmt.Sprintf("%.100q asks for nothing that is in the blob, which has %d bytes", header, c.Size), nil).
 			At(http.StatusRequestedRangeNotSatisfiable)
 	}
@@ -71,10 +71,10 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Con
 	return nil
 }
 
-// servePart answers a request with a Range header, or nothing if what that asks
+// servePart answers a request with that Range header, or nothing if what it asks
 // for is not there.
 func servePart(w http.ResponseWriter, r *http.Request, header string, content io.ReadSeeker) bool {
-	r.Header.Set("Range", plainRange(header))
+	r.Header.Set("Range", header)
 	part := &partWriter{ResponseWriter: w}
 	http.ServeContent(part, r, "", time.Time{}, content)
 	if part.refused {
@@ -85,10 +85,11 @@ func servePart(w http.ResponseWriter, r *http.Request, header string, content io
 
 // plainRange returns a Range header that net/http reads as RFC 9110, sections
 // 14.1 and 14.2, want it: a unit that is not known is ignored, bytes may be
-// written in capitals, and the last 0 bytes are nowhere.
-func plainRange(header string) string {
+// written in capitals, and the last 0 bytes are nowhere. size is that of the
+// blob; of nothing there is no part, and no header to say that it comes.
+func plainRange(header string, size int64) string {
 	unit, ranges, ok := strings.Cut(header, "=")
-	if !ok || !strings.EqualFold(unit, "bytes") {
+	if !ok || !strings.EqualFold(unit, "bytes") || size == 0 {
 		return ""
 	}
 	if !strings.Contains(ranges, "-0") {
