@@ -79,9 +79,9 @@ type running struct {
 	url string
 }
 
-func serveAt(t *testing.T, berth, data string) *running {
+func serveAt(t *testing.T, berth, data string, flags ...string) *running {
 	t.Helper()
-	a, err := act("serve", "/", os.Environ(), []string{berth, "serve", "--listen", "127.0.0.1:0", "--data", data})
+	a, err := act("serve", "/", os.Environ(), append([]string{berth, "serve", "--listen", "127.0.0.1:0", "--data", data}, flags...))
 	if err == nil {
 		t.Cleanup(func() { _ = a.stop(syscall.SIGKILL) })
 	}

@@ -32,7 +32,7 @@ func (h *Handler) backUp(ctx context.Context, tell tell, q control.BackupRequest
 		return report, control.Unsupported.With(err.Error())
 	case err == nil && did.Damaged > 0:
 		return report, control.Internal.With(fmt.Sprintf(
-			"the backup is complete but for %d blobs that the registry has lost or damaged: push them again, then make the backup anew", did.Damaged))
+			"the backup is complete but for what the registry itself has lost or damaged (%d blobs): berth admin fsck --deep says what; push that again, then make the backup anew", did.Damaged))
 	}
 	return report, err
 }
