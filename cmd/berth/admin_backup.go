@@ -120,10 +120,14 @@ With --link, blobs are hard links where both are on one file system.`,
 			return misuse(err)
 		}
 		began := time.Now()
-		show := newJobProgress(std.err)
+		show, shown := newJobProgress(std.err), time.Time{}
 		did, err := backup.Restore(cmd.Context(), backup.Restoration{
 			Opener: opener(), From: from, Data: data, Link: link,
 			Tell: func(p backup.Progress) {
+				if time.Since(shown) < 100*time.Millisecond {
+					return
+				}
+				shown = time.Now()
 				show.update(wire.Job{State: wire.JobRunning, Progress: wire.Progress{Doing: p.Doing, Done: p.Done, Total: p.Total, Unit: "bytes"}})
 			},
 		})
