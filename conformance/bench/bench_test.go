@@ -4,47 +4,61 @@ import (
 	"cmp"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
-// TestBench runs every load, too small to measure, against the built berth and
-// Debian's docker-registry.
-func TestBench(t *testing.T) {
+// TestMain lets the test's own binary be the server of the floor.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == floorCommand {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestTiny runs everything once on the built binary, $BERTH or where make build
+// puts it, and on the floor.
+func TestTiny(t *testing.T) {
 	berth, err := filepath.Abs(cmp.Or(os.Getenv("BERTH"), "../../bin/berth"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := exec.LookPath("docker-registry")
-	if err != nil {
-		t.Fatalf("install docker-registry, or run make deps: %v", err)
-	}
-	bench := filepath.Join(t.TempDir(), "bench")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bench, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	cmd := exec.CommandContext(t.Context(), bench, "-tiny", "-rounds", "1", "-json", "-dir", t.TempDir(), "-berth", berth, "-peer", peer)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("bench: %v", err)
+	var out, progress strings.Builder
+	args := []string{"-tiny", "-rounds", "1", "-json", "-dir", t.TempDir(), "-berth", berth}
+	if err := command(t.Context(), args, &out, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
 	}
 	var results []result
-	if err := json.Unmarshal(out, &results); err != nil {
-		t.Fatalf("bench prints %s: %v", out, err)
+	if err := json.Unmarshal([]byte(out.String()), &results); err != nil {
+		t.Fatal(err)
 	}
-	targets := map[string]int{}
+	measured := map[string]float64{}
 	for _, r := range results {
-		targets[r.Target]++
-		if len(r.Values) == 0 && r.Target == "floor" { // it lists nothing
-			continue
-		}
-		if len(r.Values) == 0 || r.Values[0] <= 0 {
-			t.Errorf("%s of %s = %v", r.Load, r.Target, r.Values)
+		measured[r.Target+": "+r.Load] = median(r.Values)
+	}
+	for _, l := range loads(small()) {
+		for _, target := range []string{"berth", "floor"} {
+			if what := target + ": " + l.name; measured[what] <= 0 && (!l.lists || target != "floor") {
+				t.Errorf("%s: measured %g %s", what, measured[what], l.unit)
+			}
 		}
 	}
-	if all := len(loads(small())); targets["berth"] < all || targets["docker-registry"] < all || targets["floor"] == 0 {
-		t.Errorf("results for each target: %v, want at least %d", targets, all)
+	for _, load := range []string{
+		"peak memory", "of it not of a file", "peak memory, all loads", "of it not of a file, all loads",
+		"p99 of pushes", "p99 while 50 blobs are freed", "of p99 without", "freed", "start with 50 blobs",
+	} {
+		if measured["berth: "+load] <= 0 {
+			t.Errorf("berth: %s: measured %g", load, measured["berth: "+load])
+		}
+	}
+	var table strings.Builder
+	targets := []*target{{name: "berth"}, {name: "floor"}}
+	if err := show(&table, targets, results); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Count(table.String(), "\n"); lines != 1+len(loads(small()))+9 {
+		t.Errorf("the table has %d lines:\n%s", lines, table.String())
 	}
 }

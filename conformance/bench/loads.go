@@ -47,7 +47,7 @@ type load struct {
 	prepare func(b *bench) error
 	run     func(b *bench) (work float64, err error) // work in units of unit × seconds
 	beyond  bool                                     // no load of the marks: there is more in the registry than they assume
-	pages   bool                                     // no floor: that lists nothing
+	lists   bool                                     // no floor: which lists nothing
 }
 
 // bench is one registry under one load.
@@ -111,9 +111,9 @@ func loads(s sizes) []load {
 		{name: "GET manifest by tag", unit: "/s", clients: 64, prepare: func(b *bench) error { return pushImage(b, "get", []string{"latest"}) }, run: get("GET", "/v2/get/manifests/latest")},
 		{name: "HEAD blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "head", blob(2, 4096)) }, run: get("HEAD", "/v2/head/blobs/"+digestOf(blob(2, 4096)))},
 		{name: "GET 4 KiB blob", unit: "/s", clients: 8, prepare: func(b *bench) error { return putBlob(b, "getblob", blob(3, 4096)) }, run: get("GET", "/v2/getblob/blobs/"+digestOf(blob(3, 4096)))},
-		{name: fmt.Sprintf("list %d tags", s.tags), unit: "/s", clients: 8, pages: true, prepare: func(b *bench) error { return pushImage(b, "listed", names(s.tags)) }, run: get("GET", "/v2/listed/tags/list")},
+		{name: fmt.Sprintf("list %d tags", s.tags), unit: "/s", clients: 8, lists: true, prepare: func(b *bench) error { return pushImage(b, "listed", names(s.tags)) }, run: get("GET", "/v2/listed/tags/list")},
 		{name: fmt.Sprintf("HEAD by tag, %d tags", s.manyTags), unit: "/s", clients: 8, beyond: true, prepare: func(b *bench) error { return pushImage(b, "many", names(s.manyTags)) }, run: get("HEAD", fmt.Sprintf("/v2/many/manifests/t%05d", s.manyTags/2))},
-		{name: fmt.Sprintf("catalog of %d, n=100", s.manyRepos), unit: "/s", clients: 8, beyond: true, pages: true, prepare: func(b *bench) error { return manyRepositories(b, s.manyRepos) }, run: get("GET", "/v2/_catalog?n=100")},
+		{name: fmt.Sprintf("catalog of %d, n=100", s.manyRepos), unit: "/s", clients: 8, beyond: true, lists: true, prepare: func(b *bench) error { return manyRepositories(b, s.manyRepos) }, run: get("GET", "/v2/_catalog?n=100")},
 	}
 }
 

@@ -163,7 +163,7 @@ func (o options) measure(ctx context.Context, targets []*target, progress io.Wri
 				if err := ctx.Err(); err != nil {
 					return nil, err
 				}
-				if t.floor && l.pages {
+				if t.floor && l.lists {
 					continue
 				}
 				b := &bench{target: t, round: round + 1, clients: l.clients}
