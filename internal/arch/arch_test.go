@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 
 	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/backup", "storage/care", "storage/gc"},
 	"server/registry": {"auth", "internal/...", "storage"},
-	"server/control":  {"auth", "internal/...", "server/rollout", "storage", "storage/backup", "storage/care", "storage/gc"},
+	"server/control":  {"auth/...", "internal/...", "server/rollout", "storage", "storage/backup", "storage/care", "storage/gc"},
 	"server/rollout":  {"auth", "internal/...", "storage"},
 	"server/proxy":    {"auth", "client", "internal/...", "storage"},
 	"server/web":      {"auth", "internal/...", "storage"},

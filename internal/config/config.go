@@ -29,13 +29,18 @@ func File(path string, into any) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
+	return Text(path, text, into)
+}
+
+// Text is File for text that was read already. name is what errors call it.
+func Text(name string, text []byte, into any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(into); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing in it
-		return explain(path, err)
+		return explain(name, err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: holds more than one document", path)
+		return fmt.Errorf("%s: holds more than one document", name)
 	}
 	return nil
 }
