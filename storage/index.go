@@ -248,7 +248,8 @@ type Session struct {
 
 // Sessions is the role of the Index that keeps upload sessions.
 type Sessions interface {
-	// PutSession writes the session, new or known.
+	// PutSession writes the session. One that was read from the Index, as its
+	// Updated tells, must still be there. Errors: ErrNotFound.
 	PutSession(ctx context.Context, s Session) error
 
 	// Session returns the session id. Errors: ErrNotFound.
@@ -260,6 +261,10 @@ type Sessions interface {
 	// Idle returns up to n sessions that were last written before the given
 	// time, longest idle first.
 	Idle(ctx context.Context, before time.Time, n int) ([]Session, error)
+
+	// Expire is Idle, and ends the sessions that it returns: nobody goes on with
+	// them any more, and the caller discards their bytes.
+	Expire(ctx context.Context, before time.Time, n int) ([]Session, error)
 }
 
 // Collector is the role of the Index that finds what can go. It never looks at

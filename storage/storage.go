@@ -139,7 +139,8 @@ type Upload interface {
 	Seal(ctx context.Context, want digest.Digest) (Key, error)
 
 	// Commit puts the sealed bytes under their key, durable also through a
-	// power cut when it returns nil.
+	// power cut when it returns nil. Errors: ErrNotFound if the upload was
+	// discarded meanwhile.
 	Commit(ctx context.Context) error
 
 	// Close keeps what was saved, so that Resume can go on. After Commit or

@@ -104,7 +104,12 @@ func (js *jobs) run(ctx context.Context, j *job, do work) {
 	j.news()
 	js.forget()
 	attrs := []any{"job", j.ID, "kind", j.Kind, "took_seconds", time.Since(began).Seconds()}
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		js.log.InfoContext(ctx, "job was cancelled", append(attrs, "reason", err)...)
+		return
+	default:
 		js.log.ErrorContext(ctx, "job failed", append(attrs, "error", err)...)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -174,6 +175,72 @@ func TestCollectedMeanwhile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowBody is a body whose second half comes after something else.
+func slowBody(content string, meanwhile func()) io.Reader {
+	half := len(content) / 2
+	return io.MultiReader(strings.NewReader(content[:half]), readerFunc(func([]byte) (int, error) {
+		meanwhile()
+		return 0, io.EOF
+	}), strings.NewReader(content[half:]))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestExpiredMeanwhile lets the collector drop an upload that a request is
+// working on.
+func TestExpiredMeanwhile(t *testing.T) {
+	content := strings.Repeat("x", storage.InlineMax+3)
+	d := digest.FromString(content).String()
+	for method, query := range map[string]string{"PATCH": "", "PUT": "?digest=" + d} {
+		h := newHandler(t)
+		to := must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202).Header().Get("Location")
+		must(t, h, "PATCH", to, content[:1], 202)
+		w := do(t, h, method, to+query, slowBody(content[1:], func() {
+			list, err := h.Index.Expire(t.Context(), time.Now().Add(time.Hour), 10)
+			if err != nil || len(list) != 1 {
+				t.Fatalf("Expire = %v, %v", list, err)
+			}
+			if err := h.Store.Discard(t.Context(), list[0].State.ID); err != nil {
+				t.Fatal(err)
+			}
+		}))
+		if w.Code != http.StatusNotFound || code(t, w) != "BLOB_UPLOAD_UNKNOWN" {
+			t.Errorf("%s of an upload that expires meanwhile = %d %s, want 404", method, w.Code, w.Body)
+		}
+		must(t, h, "GET", to, "", 404)
+		must(t, h, "HEAD", "/v2/a/blobs/"+d, "", 404)
+	}
+}
+
+// TestSlowUpload sends an upload that takes longer than one may stand still.
+func TestSlowUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler(t) // its uploads expire after an hour
+		content := strings.Repeat("x", 1000)
+		collect := func() {
+			time.Sleep(45 * time.Minute)
+			if list, err := h.Index.Expire(t.Context(), time.Now().Add(-h.UploadExpiry), 10); err != nil || len(list) > 0 {
+				t.Errorf("Expire = %v, %v, want none", list, err)
+			}
+		}
+		slowly := func(s string) io.Reader {
+			return io.MultiReader(slowBody(s[:len(s)/2], collect), slowBody(s[len(s)/2:], collect))
+		}
+		to := must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202).Header().Get("Location")
+		for _, part := range []string{content[:300], content[300:600]} {
+			if w := do(t, h, "PATCH", to, slowly(part)); w.Code != http.StatusAccepted {
+				t.Fatalf("PATCH = %d %s", w.Code, w.Body)
+			}
+			collect()
+		}
+		if w := do(t, h, "PUT", to+"?digest="+digest.FromString(content).String(), slowly(content[600:])); w.Code != http.StatusCreated {
+			t.Errorf("PUT = %d %s", w.Code, w.Body)
+		}
+	})
 }
 
 // TestSessionsAreTheirOwners tries everything with the session of somebody else.

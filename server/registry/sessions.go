@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -162,11 +163,62 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, t target) (storag
 		locate(w, t.name, t.ref, s.State.Size)
 		err = oci.BlobUploadInvalid.With("another request has gone on with this upload", nil).At(http.StatusRequestedRangeNotSatisfiable)
 	}
+	if err == nil {
+		err = h.refresh(r, s)
+	}
 	if err != nil {
 		release(false)
 		return s, nil, err
 	}
 	return s, release, nil
+}
+
+// refresh keeps a session from expiring while the caller works on it: it is
+// written again if more than half of its time is over. Errors:
+// BLOB_UPLOAD_UNKNOWN.
+func (h *Handler) refresh(r *http.Request, s storage.Session) error {
+	if s.State.ID == "" {
+		return nil
+	}
+	now, err := h.Index.Now(r.Context())
+	if err != nil || now.Sub(s.Updated) < h.UploadExpiry/2 {
+		return err
+	}
+	return h.touch(r, s)
+}
+
+func (h *Handler) touch(r *http.Request, s storage.Session) error {
+	err := h.Index.PutSession(durable(r), s)
+	if errors.Is(err, storage.ErrNotFound) {
+		return oci.BlobUploadUnknown.Because(err)
+	}
+	return err
+}
+
+// arrival is the body of a request that goes on with a session. While bytes
+// come, the session does not expire.
+type arrival struct {
+	io.Reader
+	touch func() error
+	every time.Duration
+	last  time.Time // touched
+}
+
+// arriving returns the body of r, which goes on with s if that has a row.
+func (h *Handler) arriving(r *http.Request, s storage.Session) io.Reader {
+	if s.State.ID == "" {
+		return body{r.Body} // in use it does not expire
+	}
+	return &arrival{Reader: body{r.Body}, touch: func() error { return h.touch(r, s) }, every: h.UploadExpiry / 4, last: time.Now()}
+}
+
+func (a *arrival) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if now := time.Now(); err == nil && now.Sub(a.last) > a.every {
+		a.last = now
+		err = a.touch()
+	}
+	return n, err
 }
 
 // openUpload returns the session's upload, which is created with its first

@@ -31,7 +31,7 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 			return err
 		}
 		if r.ContentLength != 0 || want == want.Algorithm().FromBytes(nil) { // else the body is to come
-			if err := h.store(r, t.name, want, nil, ""); err != nil {
+			if err := h.store(r, t.name, want, nil, storage.Session{}); err != nil {
 				return err
 			}
 			return created(w, t.name, want)
@@ -110,13 +110,13 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, t target) 
 	if err := reserve(r, up); err != nil {
 		return err
 	}
-	_, copyErr := io.Copy(up, body{r.Body})
+	_, copyErr := io.Copy(up, h.arriving(r, s))
 	// What has arrived is kept, also for a client that broke off: it will ask.
 	first := s.State.ID == ""
 	state, err := up.Save(durable(r))
 	if err == nil {
 		s.State = state
-		err = h.Index.PutSession(durable(r), s)
+		err = h.touch(r, s)
 	}
 	if err == nil {
 		h.uploads.stored(s)
@@ -152,7 +152,7 @@ func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, t target) er
 			return err
 		}
 	}
-	err = h.store(r, t.name, want, up, s.ID)
+	err = h.store(r, t.name, want, up, s)
 	ended = err == nil || errors.Is(err, oci.DigestInvalid)
 	if err != nil {
 		if ended && s.State.ID != "" {
@@ -185,9 +185,9 @@ func (h *Handler) deleteUpload(w http.ResponseWriter, r *http.Request, t target)
 // store reads the rest of the blob from the request, after what up holds if it
 // is not nil, and lets the repository hold it. Small content never touches the
 // Store. It uses up up.
-func (h *Handler) store(r *http.Request, name string, want digest.Digest, up storage.Upload, session string) error {
+func (h *Handler) store(r *http.Request, name string, want digest.Digest, up storage.Upload, s storage.Session) error {
 	rules := h.Rules(name)
-	put := storage.BlobPut{Repo: name, Session: session, Grace: rules.Grace, Orphan: rules.Orphan}
+	put := storage.BlobPut{Repo: name, Session: s.ID, Grace: rules.Grace, Orphan: rules.Orphan}
 	if up == nil && r.ContentLength >= 0 && r.ContentLength <= storage.InlineMax {
 		return h.storeInline(r, want, put)
 	}
@@ -202,13 +202,16 @@ func (h *Handler) store(r *http.Request, name string, want digest.Digest, up sto
 	if err := reserve(r, up); err != nil {
 		return err
 	}
-	if _, err := io.Copy(up, body{r.Body}); err != nil {
+	if _, err := io.Copy(up, h.arriving(r, s)); err != nil {
 		return err
 	}
 	// The bytes are here: the commit no longer depends on the client.
 	_, err := storage.Commit(durable(r), h.Store, h.Index, up, want, put)
-	if errors.Is(err, storage.ErrMismatch) {
+	switch {
+	case errors.Is(err, storage.ErrMismatch):
 		return oci.DigestInvalid.With("the content does not match the digest; the upload is discarded", nil).Because(err)
+	case errors.Is(err, storage.ErrNotFound):
+		return oci.BlobUploadUnknown.With("the upload took so long that it was given up: begin again", nil).Because(err)
 	}
 	return err
 }

@@ -365,6 +365,9 @@ func (u *upload) commit(ctx context.Context) error {
 	if err == nil {
 		if err = os.Rename(u.file.Name(), to); errors.Is(err, fs.ErrNotExist) {
 			u.store.lostShard(filepath.Dir(to))
+			if _, gone := os.Lstat(u.file.Name()); errors.Is(gone, fs.ErrNotExist) {
+				err = fmt.Errorf("it was discarded: %w", storage.ErrNotFound)
+			}
 		}
 	}
 	if err != nil {

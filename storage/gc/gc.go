@@ -178,26 +178,28 @@ func (c *Collector) Round(ctx context.Context, tell func(Entry)) (Result, error)
 	return result, nil
 }
 
-// expire drops the uploads that nobody went on with. The session goes last, so
-// that a crash between leaves something to find.
+// expire drops the uploads that nobody went on with. The session goes first, in
+// one transaction with the look at its age, so that a client either finds no
+// session or has all its bytes.
 func (c *Collector) expire(ctx context.Context, result *Result, tell func(Entry)) error {
 	now, err := c.index.Now(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		idle, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), batch)
+		// Looked at first: a round without work writes nothing.
+		idle, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), 1)
 		if err != nil || len(idle) == 0 {
 			return err
 		}
+		if err := c.limit.Wait(ctx); err != nil {
+			return err
+		}
+		if idle, err = c.index.Expire(ctx, now.Add(-c.config.SessionExpiry), 1); err != nil {
+			return err
+		}
 		for _, s := range idle {
-			if err := c.limit.Wait(ctx); err != nil {
-				return err
-			}
-			if err := c.store.Discard(ctx, s.State.ID); err != nil {
-				return err
-			}
-			if err := c.index.EndSession(ctx, s.ID); err != nil {
+			if err := c.discard(ctx, s); err != nil {
 				return err
 			}
 			result.Expired++
@@ -205,6 +207,19 @@ func (c *Collector) expire(ctx context.Context, result *Result, tell func(Entry)
 			tell(c.upload(s))
 		}
 	}
+}
+
+// discard drops the bytes of a session that has ended. What cannot be dropped is
+// a session again, to be found when it is idle once more. After a crash Sweep
+// finds it.
+func (c *Collector) discard(ctx context.Context, s storage.Session) error {
+	ctx = context.WithoutCancel(ctx)
+	err := c.store.Discard(ctx, s.State.ID)
+	if err == nil {
+		return nil
+	}
+	s.Updated = time.Time{}
+	return errors.Join(err, c.index.PutSession(ctx, s))
 }
 
 // review lets the Index decide on all that is due.

@@ -189,6 +189,41 @@ func (b broken) Delete(ctx context.Context, key storage.Key) error {
 	return b.Store.Delete(ctx, key)
 }
 
+func (b broken) Discard(ctx context.Context, id string) error {
+	if !b.mended.Load() {
+		return errors.New("input/output error")
+	}
+	return b.Store.Discard(ctx, id)
+}
+
+// An upload whose bytes cannot be dropped is not forgotten.
+func TestRunDiscardsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mended atomic.Bool
+		r := start(t, gc.Config{SessionExpiry: time.Hour}, func(s storage.Store) storage.Store { return broken{s, &mended} })
+		up, err := r.store.Create(t.Context(), digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := up.Save(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.index.PutSession(t.Context(), storage.Session{ID: "a", State: state}); err != nil {
+			t.Fatal(err)
+		}
+		pass(90 * time.Minute)
+		if n := len(uploads(t, r.store)); n != 1 {
+			t.Errorf("%d uploads are left, want the one that cannot be dropped", n)
+		}
+		mended.Store(true)
+		pass(time.Hour)
+		if n := len(uploads(t, r.store)); n != 0 {
+			t.Errorf("%d uploads are left", n)
+		}
+	})
+}
+
 func TestRunGoesOnAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mended atomic.Bool

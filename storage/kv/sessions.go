@@ -18,6 +18,9 @@ func idleKey(s storage.Session) key {
 // PutSession implements storage.Sessions.
 func (x *Index) PutSession(ctx context.Context, s storage.Session) error {
 	return x.update(ctx, func(t tx) error {
+		if !s.Updated.IsZero() && !t.has(sessionKey(s.ID)) {
+			return fmt.Errorf("write session %s: it has ended: %w", s.ID, storage.ErrNotFound)
+		}
 		if err := t.endSession(s.ID); err != nil {
 			return err
 		}
@@ -74,21 +77,45 @@ func (t tx) endSession(id string) error {
 // Idle implements storage.Sessions.
 func (x *Index) Idle(ctx context.Context, before time.Time, n int) (list []storage.Session, err error) {
 	err = x.view(ctx, func(t tx) error {
-		for rest := range t.scan(makeKey(kindIdle), "") {
-			updated, id, _ := cutNumber(rest)
-			if len(list) >= n || int64(updated) >= toNanos(before) {
-				return nil
-			}
-			s, ok, err := t.session(id)
-			if err != nil {
+		list, err = t.idle(before, n)
+		return err
+	})
+	return list, err
+}
+
+func (t tx) idle(before time.Time, n int) (list []storage.Session, err error) {
+	for rest := range t.scan(makeKey(kindIdle), "") {
+		updated, id, _ := cutNumber(rest)
+		if len(list) >= n || int64(updated) >= toNanos(before) {
+			return list, nil
+		}
+		s, ok, err := t.session(id)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("%w: session %s is listed only", errDamaged, id)
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// Expire implements storage.Sessions.
+func (x *Index) Expire(ctx context.Context, before time.Time, n int) (list []storage.Session, err error) {
+	err = x.update(ctx, func(t tx) error {
+		if list, err = t.idle(before, n); err != nil {
+			return err
+		}
+		for _, s := range list {
+			if err := t.endSession(s.ID); err != nil {
 				return err
 			}
-			if !ok {
-				return fmt.Errorf("%w: session %s is listed only", errDamaged, id)
-			}
-			list = append(list, s)
 		}
 		return nil
 	})
-	return list, err
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
 }

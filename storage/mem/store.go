@@ -41,7 +41,7 @@ func (s *Store) Resume(ctx context.Context, state storage.UploadState) (storage.
 	if !ok || int64(len(data)) < state.Size {
 		return nil, fmt.Errorf("resume upload %s at %d bytes: %w", state.ID, state.Size, storage.ErrNotFound)
 	}
-	return &upload{store: s, id: state.ID, alg: state.Algorithm, data: bytes.Clone(data[:state.Size])}, ctx.Err()
+	return &upload{store: s, id: state.ID, alg: state.Algorithm, data: bytes.Clone(data[:state.Size]), saved: true}, ctx.Err()
 }
 
 // Discard implements storage.Store.
@@ -108,6 +108,7 @@ type upload struct {
 	alg   digest.Algorithm
 	data  []byte
 	key   storage.Key // set by Seal
+	saved bool        // it may be discarded while it is open
 	done  bool
 }
 
@@ -128,7 +129,7 @@ func (u *upload) Save(ctx context.Context) (storage.UploadState, error) {
 	if u.store.uploads == nil {
 		u.store.uploads = make(map[string][]byte)
 	}
-	u.store.uploads[u.id] = bytes.Clone(u.data)
+	u.store.uploads[u.id], u.saved = bytes.Clone(u.data), true
 	return storage.UploadState{ID: u.id, Size: u.Size(), Algorithm: u.alg}, ctx.Err()
 }
 
@@ -170,6 +171,9 @@ func (u *upload) Commit(ctx context.Context) error {
 	}
 	u.store.mu.Lock()
 	defer u.store.mu.Unlock()
+	if _, ok := u.store.uploads[u.id]; u.saved && !ok {
+		return fmt.Errorf("commit upload %s: it was discarded: %w", u.id, storage.ErrNotFound)
+	}
 	if u.store.blobs == nil {
 		u.store.blobs = make(map[storage.Key][]byte)
 	}

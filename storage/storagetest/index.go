@@ -123,6 +123,24 @@ func testSessions(t *testing.T, f *fixture) {
 	f.ok(f.EndSession(ctx, "b"))
 	idle(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), 10, "c", "a")
 	idle(time.Time{}, 10)
+
+	list, err := f.Expire(ctx, began, 10)
+	if err != nil || len(list) > 0 {
+		t.Errorf("Expire of what was written later = %+v, %v", list, err)
+	}
+	list, err = f.Expire(ctx, began.Add(time.Hour), 1)
+	f.ok(err)
+	if len(list) != 1 || list[0].ID != "c" || list[0].State.ID != "c" {
+		t.Errorf("Expire = %+v, want c", list)
+	}
+	_, err = f.Session(ctx, "c")
+	f.is(storage.ErrNotFound, err, "Session that has expired")
+	f.is(storage.ErrNotFound, f.PutSession(ctx, list[0]), "PutSession of one that has expired")
+	idle(began.Add(time.Hour), 10, "a")
+	f.ok(f.PutSession(ctx, s))
+	list[0].Updated = time.Time{}
+	f.ok(f.PutSession(ctx, list[0]))
+	idle(began.Add(time.Hour), 10, "a", "c")
 }
 
 func testOrphans(t *testing.T, f *fixture) {

@@ -393,6 +393,20 @@ func testStoreDiscard(t *testing.T, f *storeFixture) {
 	f.ok(f.Discard(t.Context(), state.ID))
 	f.ok(f.Discard(t.Context(), state.ID))
 	f.lists(nil, nil)
+
+	// While it is open, too: then nothing comes of it.
+	data := text(storage.InlineMax + 1)
+	up = f.create(digest.SHA256, data)
+	state, err = up.Save(t.Context())
+	f.ok(err)
+	_, err = up.Seal(t.Context(), digest.FromString(data))
+	f.ok(err)
+	f.ok(f.Discard(t.Context(), state.ID))
+	if err := up.Commit(t.Context()); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Commit of a discarded upload = %v, want ErrNotFound", err)
+	}
+	f.ok(up.Close())
+	f.lists(nil, nil)
 }
 
 func testStoreHostileNames(t *testing.T, f *storeFixture) {
