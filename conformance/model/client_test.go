@@ -27,9 +27,10 @@ type client struct {
 	id     int
 	random *rand.Rand
 	http   http.Client
-	admin  http.Client // over the socket of the server's machine
-	left   []session   // uploads to go on with, perhaps after a restart
-	made   int         // things of its own
+	admin  http.Client   // over the socket of the server's machine
+	left   []session     // uploads to go on with, perhaps after a restart
+	made   int           // things of its own
+	slow   time.Duration // a pause in the middle of what it sends of an upload
 
 	url    string
 	ending *atomic.Bool // the server is being stopped: an answer may not come
@@ -219,6 +220,7 @@ var acts = []act{
 	{3, (*client).leaveUpload},
 	{3, (*client).goOn},
 	{2, (*client).breakOff},
+	{2, (*client).pushSlowly},
 	{8, func(c *client, ctx context.Context) { c.look(ctx, holding{c.repo(), c.blob()}, http.MethodHead) }},
 	{6, func(c *client, ctx context.Context) { c.look(ctx, holding{c.repo(), c.blob()}, http.MethodGet) }},
 	{4, func(c *client, ctx context.Context) { c.look(ctx, holding{c.repo(), c.manifest()}, http.MethodHead) }},
@@ -228,6 +230,8 @@ var acts = []act{
 	{4, func(c *client, ctx context.Context) { c.referrers(ctx, c.repo(), c.manifest()) }},
 	{1, (*client).planCollection},
 	{1, (*client).collect},
+	{1, func(c *client, ctx context.Context) { c.check(ctx, c.chance(30)) }},
+	{1, (*client).scrub},
 	{2, func(c *client, ctx context.Context) { c.trashcan(ctx, c.repo()) }},
 	{3, (*client).restoreTag},
 	{3, (*client).restoreManifest},

@@ -154,6 +154,7 @@ func (m *model) start(ctx context.Context) (*registry, error) {
 // inspect looks at every tag and everything in every repository, while nobody
 // does anything but the collector.
 func (c *client) inspect(ctx context.Context) {
+	c.check(ctx, true)
 	for _, repo := range repos {
 		for _, tag := range tags {
 			name := tagName{repo, tag}

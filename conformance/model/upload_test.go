@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // session is an upload under way.
@@ -87,7 +88,7 @@ func (c *client) patch(ctx context.Context, s *session, end int, ranged bool) bo
 	if ranged {
 		q.header["Content-Range"] = fmt.Sprintf("%d-%d", s.size, end-1)
 	} else {
-		q.reader = struct{ io.Reader }{bytes.NewReader(q.body)}
+		q.reader = &slowly{body: q.body, pause: c.slow}
 	}
 	a := c.send(ctx, q)
 	switch {
@@ -106,6 +107,9 @@ func (c *client) finish(ctx context.Context, s *session) bool {
 	q := request{
 		method: http.MethodPut, path: s.path, query: url.Values{"digest": {s.of.digest.String()}}, body: s.of.body[s.size:],
 		what: fmt.Sprintf("the end of %s from %d", s, s.size), effect: effect{puts: []holding{s.holding}}, about: []fmt.Stringer{s},
+	}
+	if c.slow > 0 {
+		q.reader = &slowly{body: q.body, pause: c.slow}
 	}
 	a := c.send(ctx, q)
 	if a == nil {
@@ -216,6 +220,45 @@ func (c *client) breakOff(ctx context.Context) {
 	}
 	s.size = size
 	c.finish(ctx, s)
+}
+
+// pushSlowly lets an upload rest until it may expire, and then sends the rest of
+// it slowly.
+func (c *client) pushSlowly(ctx context.Context) {
+	h := holding{c.repo(), c.blob()}
+	s, _ := c.beginUpload(ctx, h)
+	size := len(h.of.body)
+	if s == nil || !c.patch(ctx, s, size/2, true) || !c.pause(ctx, c.expiry*time.Duration(30+c.random.IntN(80))/100) {
+		return
+	}
+	c.slow = c.expiry * time.Duration(c.random.IntN(80)) / 100
+	defer func() { c.slow = 0 }()
+	if c.chance(50) || c.patch(ctx, s, size/2+1+size/4, false) {
+		c.finish(ctx, s)
+	}
+}
+
+// slowly is a body that comes in two parts, with a pause between them.
+type slowly struct {
+	body  []byte
+	pause time.Duration
+	sent  int
+}
+
+func (s *slowly) Read(p []byte) (int, error) {
+	part := s.body[s.sent:]
+	switch half := len(s.body) / 2; {
+	case len(part) == 0:
+		return 0, io.EOF
+	case s.sent < half:
+		part = s.body[s.sent:half]
+	case s.pause > 0:
+		<-time.After(s.pause)
+		s.pause = 0
+	}
+	n := copy(p, part)
+	s.sent += n
+	return n, nil
 }
 
 // brokenOff is the end of a body that does not come.
