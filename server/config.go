@@ -39,6 +39,10 @@ type Config struct {
 	// own machine, and those may do everything.
 	Anonymous Anonymous `yaml:"anonymous"`
 
+	// Policy is a YAML file that says who may do what. It is read again when it
+	// changes, and on SIGHUP. Default none: the policy is that of berth policy.
+	Policy string `yaml:"policy"`
+
 	// Sparse says what a manifest may name that its repository does not hold:
 	// none, index (children of an index), or all. Default none.
 	Sparse registry.Sparse `yaml:"sparse"`

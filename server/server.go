@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"berth.internal/auth"
+	"berth.internal/auth/policy"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
@@ -36,6 +39,7 @@ type Server struct {
 	metrics   *metrics
 	collector *gc.Collector
 	scrub     *care.Scrub
+	policy    *policy.Live
 	control   *control.Handler
 	name      string // of the registry
 	handler   http.Handler
@@ -55,6 +59,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Dangling: cfg.Collect.Dangling, Rules: cfg.rules("")},
 	}, log)
 	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
+	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.rulesForAnonymous(), Log: log})
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
@@ -66,7 +71,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
-		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version,
+		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy,
 		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Log: log,
 	})
@@ -114,6 +119,9 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	if s.cfg.Anonymous != AnonymousNone {
 		s.log.Warn("everybody who reaches this address may use the registry without a password", "anonymous", string(s.cfg.Anonymous), "address", l.Addr().String())
 	}
+	if err := s.policy.Load(ctx); err != nil {
+		return err
+	}
 	s.name = l.Addr().String()
 	hs := &http.Server{
 		Handler:           s.handler,
@@ -131,6 +139,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	working, stopWorking := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { s.collector.Run(working) })
+	background.Go(func() { s.policy.Run(working) })
 	background.Go(func() { s.scrub.Run(working) })
 	background.Go(func() {
 		<-working.Done()
@@ -167,6 +176,13 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	return err
 }
 
+// Reload reads again what the configuration names: the policy, if that is in a
+// file. What cannot be read stays as it was.
+func (s *Server) Reload() {
+	s.log.Info("the configuration's files are read again")
+	s.policy.Reload()
+}
+
 // shutdown lets requests under way end, for ShutdownTimeout.
 func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
@@ -186,19 +202,18 @@ func asAdmin(ctx context.Context) context.Context { return context.WithValue(ctx
 
 func isAdmin(r *http.Request) bool { return r.Context().Value(adminKey{}) != nil }
 
-// access is the policy of a server without users: see AnonymousNone and the
-// others. The listener is what keeps other machines out. Who comes by the admin
-// socket may do everything.
-func (s *Server) access(r *http.Request, _ string, a registry.Action) error {
-	switch {
-	case isAdmin(r):
-		return nil
-	case s.cfg.Anonymous == AnonymousPull && a != registry.Pull:
-		return oci.Denied.With(fmt.Sprintf("anonymous callers may only pull here, not %s: the registry was started with --anonymous pull", a), nil)
-	case s.cfg.Anonymous == AnonymousNone, s.cfg.Anonymous == AnonymousPull, s.cfg.Anonymous == AnonymousPush:
+// access asks the policy, for callers who have not said who they are. On a server
+// without users that only its own machine reaches (AnonymousNone), they may do
+// what no rule denies. Who comes by the admin socket may do everything.
+func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
+	if isAdmin(r) {
 		return nil
 	}
-	return oci.Denied
+	d := s.policy.Decide(auth.Caller{Kind: auth.Anonymous}, repo, auth.Action(a))
+	if d.Allowed || s.cfg.Anonymous == AnonymousNone && d.Rule == "" {
+		return nil
+	}
+	return oci.Denied.With(d.Why, nil)
 }
 
 // controlAccess is access for the control API, where administrators come by
@@ -220,7 +235,11 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 
 // readyz answers whether requests would succeed.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	var amiss []string
 	for _, part := range s.ready(r.Context()) {
+		if part.Ready && part.Reason != "" {
+			amiss = append(amiss, "the latest "+part.Name+" is not in force, but the one before it; the log says why\n")
+		}
 		if !part.Ready {
 			s.log.Error("not ready", "part", part.Name, "error", part.Reason)
 			reason := "the " + part.Name + " does not answer; the log says why"
@@ -231,7 +250,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.WriteHeader(http.StatusOK)
+	_, _ = io.WriteString(w, strings.Join(amiss, "")) // the client has gone: nobody to tell
 }
 
 // writing is the part of a server that a failing disk stops first.
@@ -251,5 +270,15 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	if x, ok := s.storage.Index.(interface{ Ready() error }); ok {
 		parts = append(parts, part(writing, x.Ready()))
 	}
-	return parts
+	return append(parts, amiss("policy", s.policy.Version().Problem))
+}
+
+// amiss is a part that is ready, but not with its latest version: with err the
+// one before it is in force.
+func amiss(name string, err error) wire.Part {
+	p := wire.Part{Name: name, Ready: true}
+	if err != nil {
+		p.Reason = err.Error()
+	}
+	return p
 }

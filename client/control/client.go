@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"berth.internal/internal/control"
@@ -59,10 +60,21 @@ func (c *Client) Get(ctx context.Context, path string, request, answer any) erro
 	return c.Do(ctx, http.MethodGet, path, request, answer)
 }
 
+// Replace puts request at path, where revision must be what is there: zero if
+// there is nothing. Errors: *control.Error, with status 412 if it is not; others
+// as of Get.
+func (c *Client) Replace(ctx context.Context, path string, revision uint64, request, answer any) error {
+	return c.do(ctx, http.MethodPut, path, http.Header{"If-Match": {strconv.FormatUint(revision, 10)}}, request, answer)
+}
+
 // Do makes one request. In a GET or DELETE the fields of request go into the
 // query, else they are the body; nil is none. answer may be nil. Errors as of
 // Get.
 func (c *Client) Do(ctx context.Context, method, path string, request, answer any) error {
+	return c.do(ctx, method, path, http.Header{}, request, answer)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, header http.Header, request, answer any) error {
 	at := c.base + control.Base + path
 	var body io.Reader
 	if request != nil {
@@ -84,6 +96,7 @@ func (c *Client) Do(ctx context.Context, method, path string, request, answer an
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
+	req.Header = header
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -37,6 +40,7 @@ func serveFlags(f *pflag.FlagSet, cfg *server.Config) {
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "TCP `address` to serve on")
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep everything in this `directory`")
 	f.StringVar((*string)(&cfg.Anonymous), "anonymous", string(cfg.Anonymous), "`what` callers without a name may do: none, pull or push")
+	f.StringVar(&cfg.Policy, "policy", cfg.Policy, "`file` that says who may do what; default: what berth policy has set")
 	f.StringVar((*string)(&cfg.Sparse), "sparse", string(cfg.Sparse), "`what` a manifest may name that is not there: none, index or all")
 }
 
@@ -47,7 +51,7 @@ func serve(ctx context.Context, cfg server.Config, log *slog.Logger) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	return r.server.Serve(ctx, r.listener, r.admin)
+	return r.serve(ctx)
 }
 
 // registry is a registry that is ready to serve.
@@ -82,6 +86,31 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	}
 	r.admin, err = listenAdmin(ctx, r.data.dir.Path(adminSocket), log)
 	return r, err
+}
+
+// serve runs the registry until ctx ends. SIGHUP makes it read again what it
+// reads from files.
+func (r *registry) serve(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	ctx, stop := context.WithCancel(ctx)
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+				r.server.Reload()
+			}
+		}
+	})
+	defer func() {
+		signal.Stop(hangup)
+		stop()
+		reloading.Wait()
+	}()
+	return r.server.Serve(ctx, r.listener, r.admin)
 }
 
 // listenAdmin takes the admin socket at path. Where none can be made, since the

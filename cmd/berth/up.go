@@ -58,7 +58,7 @@ func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return r.server.Serve(ctx, r.listener, r.admin) })
+	both.Go(func() error { return r.serve(ctx) })
 	both.Go(func() error {
 		err := runNode(ctx, cfg.node(reachable(r.listener.Addr())), log)
 		if errors.Is(err, node.ErrNotRoot) {

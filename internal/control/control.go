@@ -31,5 +31,5 @@ type Server struct {
 type Part struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
-	Reason string `json:"reason,omitempty"` // why not, for administrators only
+	Reason string `json:"reason,omitempty"` // why not, or what is amiss all the same; for administrators only
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"berth.internal/auth/policy"
 	"berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
@@ -46,6 +47,8 @@ type Config struct {
 	Name func() string
 
 	Version string
+
+	Policy *policy.Live
 
 	Index     storage.Index
 	Rules     func(repo string) storage.Rules // under which names change in repo

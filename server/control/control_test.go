@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"berth.internal/auth/policy"
 	"berth.internal/internal/control"
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
@@ -68,7 +69,8 @@ func newHandler(rights ...Right) *Handler {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
 		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
-		Store: new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
+		Policy: policy.New(policy.LiveConfig{Records: index, Log: slog.New(slog.DiscardHandler)}),
+		Store:  new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
 		Index: index, Rules: func(string) storage.Rules { return storage.Rules{} },
 		Collector: gc.New(new(mem.Store), index, gc.Config{}, slog.New(slog.DiscardHandler)),
 		Log:       slog.New(slog.DiscardHandler),

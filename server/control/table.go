@@ -31,6 +31,13 @@ func Table() []Operation {
 		row(http.MethodPost, "/restore", Push, (*Handler).restore,
 			"Puts a tag back, or brings a deleted manifest back with its tags."),
 
+		row(http.MethodGet, "/policy", Admin, (*Handler).policy,
+			"Who may do what."),
+		row(http.MethodPut, "/policy", Admin, (*Handler).putPolicy,
+			"Replaces the policy whose revision the header If-Match names."),
+		row(http.MethodPost, "/policy/test", Admin, (*Handler).testPolicy,
+			"Whether a caller may do something, and which rule decides; with rules, whether they would allow it."),
+
 		row(http.MethodGet, "/jobs", Admin, (*Handler).listJobs,
 			"The jobs that run, and the last that have ended, without their results."),
 		row(http.MethodGet, "/jobs/{id}", Admin, (*Handler).job,
