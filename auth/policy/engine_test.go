@@ -352,7 +352,7 @@ func FuzzDecide(f *testing.F) {
 			choices = choices[1:]
 			return c % n
 		}
-		if len(repo) > 30 || strings.Trim(repo, "abteamp/") != "" || path.Clean("/"+repo) != "/"+repo || repo == "" {
+		if len(repo) > 30 || strings.Trim(repo, "abtemp/") != "" || path.Clean("/"+repo) != "/"+repo || repo == "" {
 			repo = []string{"a", "b", "ab", "a/b", "team/app", "team/a/b", "a/a/a"}[next(7)]
 		}
 		var p policy.Policy
