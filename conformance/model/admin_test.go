@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -58,7 +59,8 @@ type job struct {
 }
 
 // run starts a job and waits for its end. It returns nil if there is none,
-// since another of its kind runs or the server ends.
+// since another of its kind runs, or a server that was killed has left its lease
+// on the work, or the server ends.
 func (c *client) run(ctx context.Context, kind string, ask any) (*answer, *job) {
 	q := request{method: http.MethodPost, path: "/berth/v1/" + kind, admin: true, header: map[string]string{"Content-Type": "application/json"}, body: encode(ask)}
 	a := c.send(ctx, q)
@@ -75,6 +77,8 @@ func (c *client) run(ctx context.Context, kind string, ask any) (*answer, *job) 
 		switch {
 		case j.State == "done":
 			return a, &j
+		case j.State == "failed" && bytes.Contains(j.Error, []byte(`"conflict"`)):
+			return nil, nil
 		case j.State != "running" && ctx.Err() == nil && !c.ending.Load():
 			c.complain(a.op, nil, "job %s failed: %s", kind, j.Error)
 			return nil, nil

@@ -550,16 +550,11 @@ func (r *record) unused(o *op, h holding) {
 	}
 }
 
-// used says that a request found that a manifest names h. A manifest that names
-// the same bytes in another way is one, too.
+// used says that a request found that a manifest names h.
 func (r *record) used(o *op, h holding) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	parents := h.of.parents
-	if h.of.twin != nil {
-		parents = slices.Concat(parents, h.of.twin.parents)
-	}
-	if !slices.ContainsFunc(parents, func(parent *thing) bool {
+	if !slices.ContainsFunc(h.of.parents, func(parent *thing) bool {
 		return r.holding(holding{h.repo, parent}).may(o.window)
 	}) {
 		r.wrong(o, r.relatives(h), "no manifest can name %s", h)

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -109,7 +110,7 @@ func (c *checker) held(h holding, repo string, d digest.Digest, v []byte) {
 		c.wrong("manifest %s in %s: %v", d, repo, err)
 	}
 	for _, ref := range m.References {
-		if !c.has(back(repo, ref.Digest).last(d.String())) {
+		if row := c.Get(back(repo, ref.Digest).last(d.String())); row == nil || ref.Manifest && bytes.Equal(row, asLayer) {
 			c.wrong("manifest %s in %s refers to %s, which does not know it and could be collected", d, repo, ref.Digest)
 		}
 		if h == asManifest && !ref.Optional && !c.holdsAny(repo, ref) {

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"crypto/sha256"
 
 	"berth.internal/storage"
@@ -25,10 +26,37 @@ func referrerTypeKey(repo string, d digest.Digest, artifactType string) key {
 	return append(makeKey(kindReferTyp).field(repo).field(d.String()), h[:]...)
 }
 
+// asLayer is the value of a row of kindParent or kindNeeded whose manifest names
+// a blob only. It keeps no manifest that happens to have the same bytes, or an
+// artifact with its subject's manifest as a layer would keep that for ever.
+var asLayer = []byte{rowVersion, byte(asBlob)}
+
+// namedBy writes the row that begins with prefix and says that m names ref.
+func (t tx) namedBy(prefix key, ref storage.Reference, m digest.Digest) {
+	k := prefix.last(m.String())
+	switch {
+	case ref.Manifest:
+		t.mark(k)
+	case !t.has(k): // or m names it as both
+		t.Put(k, asLayer)
+	}
+}
+
+// namer returns a manifest of those whose rows begin with prefix, and name what
+// is held in way h.
+func (t tx) namer(prefix key, h holding) (m string, ok bool) {
+	for m, v := range t.scan(prefix, "") {
+		if h == asBlob || !bytes.Equal(v, asLayer) {
+			return m, true
+		}
+	}
+	return "", false
+}
+
 // link writes the rows that lead back from what m names to m.
 func (t tx) link(repo string, m storage.Manifest) {
 	for _, ref := range m.References {
-		t.mark(parentKey(repo, ref.Digest).last(m.Digest.String()))
+		t.namedBy(parentKey(repo, ref.Digest), ref, m.Digest)
 	}
 	if m.Subject != "" {
 		t.mark(referrerKey(repo, m.Subject).last(m.Digest.String()))

@@ -159,7 +159,7 @@ func (x *Index) DeleteManifest(ctx context.Context, repo string, d digest.Digest
 		if err != nil {
 			return err
 		}
-		if parent, ok := t.first(parentKey(repo, d)); ok {
+		if parent, ok := t.namer(parentKey(repo, d), asManifest); ok {
 			return fmt.Errorf("delete manifest %s from %s: %w by %s", d, repo, storage.ErrReferenced, parent)
 		}
 		tags := t.all(tagOfKey(repo, d))

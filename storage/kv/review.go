@@ -143,11 +143,11 @@ func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error)
 		v.Condemned, v.Why = true, "its time in the trash is over"
 		return v, nil
 	}
-	if parent, ok := t.first(parentKey(e.repo, e.digest)); ok {
+	if parent, ok := t.namer(parentKey(e.repo, e.digest), e.as); ok {
 		v.Why = "manifest " + parent + " refers to it"
 		return v, nil
 	}
-	if parent, ok := t.first(neededKey(e.repo, e.digest)); ok {
+	if parent, ok := t.namer(neededKey(e.repo, e.digest), e.as); ok {
 		v.Why = "manifest " + parent + " in the trash refers to it"
 		return v, nil
 	}

@@ -25,7 +25,7 @@ func neededKey(repo string, d digest.Digest) key {
 func (t tx) trash(repo string, m storage.Manifest, tags []string, rules storage.Rules) error {
 	t.cut(repo, m)
 	for _, ref := range m.References {
-		t.mark(neededKey(repo, ref.Digest).last(m.Digest.String()))
+		t.namedBy(neededKey(repo, ref.Digest), ref, m.Digest)
 	}
 	until := t.after(rules.Trash)
 	t.hold(asTrash, repo, m.Digest, trashedRow(storage.Trashed{

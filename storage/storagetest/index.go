@@ -49,6 +49,7 @@ func TestIndex(t *testing.T, fresh NewData) {
 		{"sessions", testSessions},
 		{"review/rules", testReviewRules},
 		{"review/cascade", testReviewCascade},
+		{"review/same bytes", testReviewSameBytes},
 		{"review/dry run", testReviewDryRun},
 		{"review/queue", testReviewQueue},
 		{"review/graces", testReviewGraces},

@@ -72,6 +72,39 @@ func testReviewRules(t *testing.T, f *fixture) {
 	f.hasBlob("other", used, false)
 }
 
+// testReviewSameBytes names the bytes of a manifest as a layer. That keeps the
+// blob, and not the manifest.
+func testReviewSameBytes(t *testing.T, f *fixture) {
+	for _, kept := range []bool{false, true} {
+		subject := f.push("repo", image("subject"), "subject")
+		f.blob("repo", "subject")
+		artifact := image("artifact", layers(subject)...)
+		artifact.Subject = subject
+		f.push("repo", artifact)
+		var tags []string
+		if kept {
+			tags = []string{"index"}
+		}
+		index := f.push("repo", image("index", children(subject)...), tags...)
+		f.ok(f.DeleteTag(t.Context(), "repo", "subject", rules))
+		for range 4 {
+			f.clock.add(grace)
+			f.collect(everything)
+		}
+		f.hasManifest("repo", subject, kept)
+		f.hasManifest("repo", artifact.Digest, kept)
+		f.hasBlob("repo", subject, kept)
+		if !kept {
+			continue
+		}
+		f.is(storage.ErrReferenced, f.DeleteManifest(t.Context(), "repo", subject, rules), "DeleteManifest of a child")
+		f.ok(f.DeleteManifest(t.Context(), "repo", index, rules))
+		f.ok(f.DeleteManifest(t.Context(), "repo", subject, rules))
+		f.hasBlob("repo", subject, true)
+		f.is(storage.ErrReferenced, f.DeleteBlob(t.Context(), "repo", subject), "DeleteBlob of a layer")
+	}
+}
+
 func testReviewCascade(t *testing.T, f *fixture) {
 	// An index, its child, the child's layer, a signature of the child, a
 	// signature of that: all go once the tag is gone, step by step.
