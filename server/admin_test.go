@@ -144,7 +144,7 @@ func TestControlInTheServer(t *testing.T) {
 // stuck deletes nothing before it is told to give up.
 type stuck struct{ storage.Store }
 
-func (stuck) Delete(ctx context.Context, _ storage.Key) error {
+func (stuck) Delete(ctx context.Context, _ ...storage.Key) error {
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -285,8 +285,8 @@ type Collector interface {
 	// may go. Only who has all data to itself may ask for a time after Now.
 	Orphans(ctx context.Context, until time.Time, n int) ([]Key, error)
 
-	// Forget removes the record of an orphan, after its bytes are gone.
-	Forget(ctx context.Context, key Key) error
+	// Forget removes the records of orphans, after their bytes are gone.
+	Forget(ctx context.Context, keys ...Key) error
 }
 
 // ReviewPolicy says what review may condemn.

@@ -82,9 +82,10 @@ type Store interface {
 	// Open opens committed bytes. Errors: ErrNotFound.
 	Open(ctx context.Context, key Key) (Blob, error)
 
-	// Delete removes committed bytes. Deleting an absent key is no error: the
-	// caller may be repeating what a crash interrupted.
-	Delete(ctx context.Context, key Key) error
+	// Delete removes committed bytes, durable when it returns nil. Many keys cost
+	// little more than one. Deleting an absent key is no error: the caller may be
+	// repeating what a crash, or an error in the middle, interrupted.
+	Delete(ctx context.Context, keys ...Key) error
 
 	// Keys lists all committed keys, in any order. It walks everything; only
 	// fsck and tests may call it.

@@ -48,15 +48,13 @@ func Sweep(ctx context.Context, s Store, x Index, log *slog.Logger) (Swept, erro
 		if len(keys) == 0 {
 			break
 		}
-		for _, key := range keys {
-			if err := s.Delete(ctx, key); err != nil {
-				return swept, fmt.Errorf("sweep: %w", err)
-			}
-			if err := x.Forget(ctx, key); err != nil {
-				return swept, fmt.Errorf("sweep: %w", err)
-			}
-			swept.Keys++
+		if err := s.Delete(ctx, keys...); err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
 		}
+		if err := x.Forget(ctx, keys...); err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
+		}
+		swept.Keys += len(keys)
 	}
 	if swept != (Swept{}) {
 		log.InfoContext(ctx, "swept what a crash has left", "uploads", swept.Uploads, "keys", swept.Keys)

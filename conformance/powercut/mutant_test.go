@@ -51,7 +51,7 @@ func mutants() []mutant {
 		{"name of an upload", "storage/disk/upload.go", "durable.SyncDir(filepath.Dir(u.file.Name()))", "durable.SyncDir(filepath.Dir(u.file.Name()))", used("chunk")},
 		{"bytes of a blob", "storage/disk/upload.go", "err = u.sync()", "u.sync()", used("blob at once")},
 		{"name of a blob", "storage/disk/upload.go", "errors.Join(durable.SyncDir(filepath.Dir(to)), ", "durable.SyncDir(filepath.Dir(to))", used("blob at once")},
-		{"a blob deleted", "storage/disk/disk.go", "err = durable.SyncDir(filepath.Dir(path))", "durable.SyncDir(filepath.Dir(path))", used("blob deleted")},
+		{"a blob deleted", "storage/disk/disk.go", "err := durable.SyncDir(dir)", "durable.SyncDir(dir)", used("blob deleted")},
 		{"name of what was renamed", "internal/durable/durable.go", "if err := SyncDir(to); err != nil {", "SyncDir(to)", pulled("oci", "one")},
 		{"bytes of a saved blob", "client/layout/oci_target.go", "err = f.Sync()", "f.Sync()", pulled("oci", "one", "two")},
 		{"name of a saved blob", "client/layout/oci_target.go", "durable.SyncDir(filepath.Join(t.staging, dir))", "durable.SyncDir(filepath.Join(t.staging, dir))", pulled("oci", "one")},

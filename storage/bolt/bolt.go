@@ -66,6 +66,7 @@ func create(path string) error {
 }
 
 func open(path string) (*bbolt.DB, error) {
+	readAhead(path)
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         time.Millisecond, // one attempt
 		FreelistType:    bbolt.FreelistMapType,

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -159,19 +160,29 @@ func (s *Store) lostShard(dir string) {
 // Delete implements storage.Store. The bytes are gone for good when it returns,
 // also if an earlier call removed them and got no further: the caller then
 // forgets that they were there.
-func (s *Store) Delete(ctx context.Context, key storage.Key) error {
-	path, err := s.path(key)
-	if err == nil {
-		err = ctx.Err()
+func (s *Store) Delete(ctx context.Context, keys ...storage.Key) error {
+	var dirs []string
+	for _, key := range keys {
+		path, err := s.path(key)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete blob: %w", storage.Medium(err))
+		}
+		dirs = append(dirs, filepath.Dir(path))
 	}
-	if err == nil {
-		err = os.Remove(path)
-	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = durable.SyncDir(filepath.Dir(path))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete blob: %w", storage.Medium(err))
+	// Only now: the first sync takes all removals with it into one commit of the
+	// file system's journal, and the others find nothing left to do.
+	slices.Sort(dirs)
+	for _, dir := range slices.Compact(dirs) {
+		err := durable.SyncDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete blob: %w", storage.Medium(err))
+		}
 	}
 	return nil
 }

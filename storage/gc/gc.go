@@ -267,23 +267,26 @@ func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)
 			result.Held = true
 			return nil
 		}
-		for _, key := range keys {
-			if err := c.limit.Wait(ctx); err != nil {
-				return err
-			}
-			gone := orphan(key)
-			_ = c.measure(ctx, &gone) // what cannot be measured goes, too
-			if err := c.store.Delete(ctx, key); err != nil {
-				return err
-			}
-			if err := c.index.Forget(ctx, key); err != nil {
-				return err
-			}
+		if err := c.limit.WaitN(ctx, len(keys)); err != nil {
+			return err
+		}
+		gone := make([]Entry, len(keys))
+		for i, key := range keys {
+			gone[i] = orphan(key)
+			_ = c.measure(ctx, &gone[i]) // what cannot be measured goes, too
+		}
+		if err := c.store.Delete(ctx, keys...); err != nil {
+			return err
+		}
+		if err := c.index.Forget(ctx, keys...); err != nil {
+			return err
+		}
+		for _, e := range gone {
 			result.Deleted++
-			result.Freed += gone.Size
+			result.Freed += e.Size
 			c.deleted.Inc()
-			c.freed.Add(float64(gone.Size))
-			tell(gone)
+			c.freed.Add(float64(e.Size))
+			tell(e)
 		}
 	}
 }

@@ -182,11 +182,11 @@ type broken struct {
 	mended *atomic.Bool
 }
 
-func (b broken) Delete(ctx context.Context, key storage.Key) error {
+func (b broken) Delete(ctx context.Context, keys ...storage.Key) error {
 	if !b.mended.Load() {
 		return errors.New("input/output error")
 	}
-	return b.Store.Delete(ctx, key)
+	return b.Store.Delete(ctx, keys...)
 }
 
 func (b broken) Discard(ctx context.Context, id string) error {
@@ -438,7 +438,7 @@ type slow struct {
 	delete chan struct{}
 }
 
-func (s *slow) Delete(ctx context.Context, key storage.Key) error {
+func (s *slow) Delete(ctx context.Context, keys ...storage.Key) error {
 	<-s.delete
-	return s.Store.Delete(ctx, key)
+	return s.Store.Delete(ctx, keys...)
 }

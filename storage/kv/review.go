@@ -232,9 +232,11 @@ func (x *Index) Orphans(ctx context.Context, until time.Time, n int) (keys []sto
 }
 
 // Forget implements storage.Collector.
-func (x *Index) Forget(ctx context.Context, k storage.Key) error {
+func (x *Index) Forget(ctx context.Context, keys ...storage.Key) error {
 	return x.update(ctx, func(t tx) error {
-		t.forget(k)
+		for _, k := range keys {
+			t.forget(k)
+		}
 		return nil
 	})
 }

@@ -88,10 +88,12 @@ func (s *Store) Open(ctx context.Context, key storage.Key) (storage.Blob, error)
 }
 
 // Delete implements storage.Store.
-func (s *Store) Delete(ctx context.Context, key storage.Key) error {
+func (s *Store) Delete(ctx context.Context, keys ...storage.Key) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.blobs, key)
+	for _, key := range keys {
+		delete(s.blobs, key)
+	}
 	return ctx.Err()
 }
 
