@@ -135,6 +135,9 @@ func (c *client) send(ctx context.Context, q request) *answer {
 		said = fmt.Sprintf("%s %.300s", said, bytes.TrimSpace(a.body))
 	}
 	switch {
+	case a.status == http.StatusServiceUnavailable && q.admin && c.ending.Load(): // no job begins any more
+		c.end(o, refused, said)
+		return nil
 	case a.status >= 500:
 		c.end(o, open, said)
 		c.complain(o, q.subjects(), "a request failed by the server's fault")
