@@ -109,6 +109,9 @@ func (js *jobs) run(ctx context.Context, j *job, do work) {
 	case ctx.Err() != nil:
 		js.log.InfoContext(ctx, "job was cancelled", append(attrs, "reason", err)...)
 		return
+	case j.Error.Status < http.StatusInternalServerError: // as with requests, not the server's failure
+		js.log.InfoContext(ctx, "job was refused", append(attrs, "reason", err)...)
+		return
 	default:
 		js.log.ErrorContext(ctx, "job failed", append(attrs, "error", err)...)
 		return
