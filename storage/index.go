@@ -136,7 +136,7 @@ type Manifests interface {
 	// PutManifest lets repo hold the manifest and moves all of put.Tags to it,
 	// in one transaction that also checks that everything it requires is held
 	// by repo. Errors: *MissingError; ErrConflict if a tag is not on
-	// put.IfMatch; ErrImmutable if it would move a tag that must not be;
+	// put.IfMatch, or is there in spite of put.IfAbsent; ErrImmutable if it would move a tag that must not be;
 	// ErrNotFound as in PutBlob.
 	PutManifest(ctx context.Context, put ManifestPut) error
 
@@ -180,6 +180,7 @@ type ManifestPut struct {
 	Manifest Manifest
 	Tags     []string
 	IfMatch  digest.Digest // if not empty, what every tag of Tags must be on now
+	IfAbsent bool          // no tag of Tags may exist now
 	Rules    Rules
 }
 

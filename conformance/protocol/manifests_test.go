@@ -141,6 +141,19 @@ func TestIfMatch(t *testing.T) {
 	r.head("manifests/v1").want(http.StatusOK, "Docker-Content-Digest: "+sha(third))
 }
 
+// C, If-None-Match: a tag is set only if it is not there.
+func TestIfAbsent(t *testing.T) {
+	r := newRepo(t)
+	first, second := r.image("first").String(), r.image("second").String()
+	r.put("v1", first, typeImage, "If-None-Match: *").want(http.StatusCreated)
+	r.put("v1", second, typeImage, "If-None-Match: *").want(http.StatusPreconditionFailed)
+	r.put("v1", first, typeImage, "If-None-Match: *").want(http.StatusPreconditionFailed)
+	r.head("manifests/v1").want(http.StatusOK, "Docker-Content-Digest: "+sha(first))
+	r.head("manifests/" + sha(second)).want(http.StatusNotFound)
+	r.put("v2", second, typeImage, `If-None-Match: "`+sha(first)+`"`).want(http.StatusBadRequest)
+	r.put(sha(second), second, typeImage, "If-None-Match: *").want(http.StatusBadRequest)
+}
+
 // C, If-Match: of those who move a tag at once from what they all saw, one does.
 func TestIfMatchAtOnce(t *testing.T) {
 	r := newRepo(t)

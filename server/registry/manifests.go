@@ -114,7 +114,7 @@ func (h *Handler) content(r *http.Request, c storage.Content) ([]byte, error) {
 
 // putManifest answers end-7: it stores the exact bytes and puts the tag, or the
 // tags of the query, on them. With If-Match it moves a tag only from that
-// manifest.
+// manifest; with If-None-Match: * it only sets tags that are not there.
 func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) error {
 	put, err := h.manifestPut(r, t)
 	if err != nil {
@@ -141,7 +141,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	put.Manifest = m
 	err = storage.PutManifest(durable(r), h.Store, h.Index, put)
 	if errors.Is(err, storage.ErrConflict) {
-		return oci.Denied.With("the tag is not on the manifest that If-Match names", nil).At(http.StatusPreconditionFailed).Because(err)
+		return oci.Denied.With("the tag is not on the manifest that If-Match names, or exists in spite of If-None-Match", nil).At(http.StatusPreconditionFailed).Because(err)
 	} else if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (h *Handler) notHeld(r *http.Request, repo string, m storage.Manifest) dige
 	return ""
 }
 
-// manifestPut reads from the path, the query and If-Match what is to be done
+// manifestPut reads from the path, the query and the header what is to be done
 // with the manifest. Its digest is set if the path names it.
 func (h *Handler) manifestPut(r *http.Request, t target) (storage.ManifestPut, error) {
 	put := storage.ManifestPut{Repo: t.name, Rules: h.Rules(t.name), Tags: r.URL.Query()["tag"]}
@@ -205,10 +205,14 @@ func (h *Handler) manifestPut(r *http.Request, t target) (storage.ManifestPut, e
 			return put, err
 		}
 	}
-	if match := r.Header.Get("If-Match"); match != "" {
-		if len(put.Tags) == 0 {
-			return put, oci.Unsupported.With("If-Match says which manifest a tag is moved from, and this request names no tag", nil).At(http.StatusBadRequest)
-		}
+	match, none := r.Header.Get("If-Match"), r.Header.Get("If-None-Match")
+	if (match != "" || none != "") && len(put.Tags) == 0 {
+		return put, oci.Unsupported.With("If-Match and If-None-Match say what a tag must be on before, and this request names no tag", nil).At(http.StatusBadRequest)
+	}
+	if put.IfAbsent = none == "*"; none != "" && !put.IfAbsent {
+		return put, oci.Unsupported.With("of If-None-Match only * is supported here: the tag must not exist", nil).At(http.StatusBadRequest)
+	}
+	if match != "" {
 		d, err := oci.ParseDigest(strings.Trim(match, `"`))
 		if err != nil {
 			return put, err

@@ -200,7 +200,6 @@ func (h *Handler) base(w http.ResponseWriter, _ *http.Request, _ target) error {
 func Render(w http.ResponseWriter, r *http.Request, err error) {
 	var e *oci.Error
 	var missing *storage.MissingError
-	var damaged *storage.QuarantinedError
 	var tooLarge *http.MaxBytesError
 	var errs []*oci.Error
 	switch {
@@ -210,7 +209,7 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		e = oci.ManifestBlobUnknown
 	case errors.As(err, &e):
-		if errors.As(err, &damaged) { // beneath an error that says only that nothing is there
+		if damaged, ok := errors.AsType[*storage.QuarantinedError](err); ok { // beneath an error that says only that nothing is there
 			e = e.With("the registry's copy of "+damaged.Digest.String()+" is damaged and quarantined ("+damaged.Why+"): push it again", nil)
 		}
 	case errors.Is(err, storage.ErrImmutable):

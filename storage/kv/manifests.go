@@ -110,11 +110,9 @@ func (t tx) checkPut(put storage.ManifestPut) error {
 	if missing != nil {
 		return &storage.MissingError{Digests: missing}
 	}
-	if put.IfMatch == "" {
-		return nil
-	}
 	for _, tag := range put.Tags {
-		if now := t.tag(put.Repo, tag); now != put.IfMatch {
+		now := t.tag(put.Repo, tag)
+		if put.IfMatch != "" && now != put.IfMatch || put.IfAbsent && now != "" {
 			return fmt.Errorf("tag %s is on %q: %w", tag, now, storage.ErrConflict)
 		}
 	}

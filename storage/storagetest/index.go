@@ -29,6 +29,7 @@ func TestIndex(t *testing.T, fresh NewData) {
 		{"manifests/children", testManifestChildren},
 		{"manifests/again", testManifestAgain},
 		{"manifests/if match", testManifestIfMatch},
+		{"manifests/if absent", testManifestIfAbsent},
 		{"manifests/stored", testManifestStored},
 		{"manifests/also a blob", testManifestAlsoBlob},
 		{"manifests/delete", testManifestDelete},

@@ -302,3 +302,16 @@ func testRepositories(t *testing.T, f *fixture) {
 	f.ok(err)
 	equal(t, "Repositories after one lost all", got, "a", "a/x", "ab", "b")
 }
+
+func testManifestIfAbsent(t *testing.T, f *fixture) {
+	put := func(data string, tags ...string) error {
+		return f.PutManifest(t.Context(), storage.ManifestPut{Repo: "repo", Manifest: image(data), Tags: tags, IfAbsent: true, Rules: rules})
+	}
+	f.ok(put("1", "latest"))
+	f.is(storage.ErrConflict, put("2", "new", "latest"), "PutManifest of a tag that is there")
+	f.is(storage.ErrConflict, put("1", "latest"), "the same once more")
+	f.tagged("repo", "latest", image("1").Digest)
+	f.tagged("repo", "new", "")
+	f.ok(f.DeleteTag(t.Context(), "repo", "latest", rules))
+	f.ok(put("2", "latest", "new"))
+}

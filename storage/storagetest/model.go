@@ -342,7 +342,8 @@ func (m *model) whole(repo string, man storage.Manifest) bool {
 		_, blob := m.blobs[h]
 		_, child := m.manifests[h]
 		gone, inTrash := m.trash[h]
-		return !blob && !m.hidden[h] && (!ref.Manifest || !child && !(inTrash && m.whole(repo, gone.Manifest)))
+		whole := blob || m.hidden[h] || ref.Manifest && (child || inTrash && m.whole(repo, gone.Manifest))
+		return !whole
 	})
 }
 
