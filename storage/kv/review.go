@@ -81,6 +81,9 @@ func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error
 	}
 	var list []storage.Verdict
 	for _, e := range t.due(until, n) {
+		if due, ok := t.reviewAt(e.as, e.repo, e.digest); !ok || due != e.due {
+			continue // what was condemned before it has moved it
+		}
 		v, err := t.judge(e, policy)
 		if err != nil {
 			return nil, fmt.Errorf("review %s in %s: %w", e.digest, e.repo, err)

@@ -53,6 +53,7 @@ func TestIndex(t *testing.T, fresh NewData) {
 		{"review/same bytes", testReviewSameBytes},
 		{"review/dry run", testReviewDryRun},
 		{"review/queue", testReviewQueue},
+		{"review/batch", testReviewBatch},
 		{"review/graces", testReviewGraces},
 		{"review/requeue", testRequeue},
 		{"orphans", testOrphans},

@@ -151,6 +151,34 @@ func testReviewDryRun(t *testing.T, f *fixture) {
 	equal(t, "condemned in earnest", f.collect(storage.ReviewPolicy{}), d)
 }
 
+// testReviewBatch condemns a parent in the same review in which its child and
+// its layer are due: they are due again after their grace, not now.
+func testReviewBatch(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	layer := f.blob("repo", "layer")
+	child := f.push("repo", image("child"))
+	parent := f.push("repo", image("parent", append(children(child), layers(layer)...)...))
+	f.clock.add(grace * 3 / 4)
+	_, err := f.PromiseManifest(ctx, "repo", child, grace)
+	f.ok(err)
+	_, err = f.Promise(ctx, "repo", layer, grace)
+	f.ok(err)
+	f.clock.add(2 * grace)
+	list, err := f.Review(ctx, everything, 100)
+	f.ok(err)
+	if len(list) != 1 || list[0].Digest != parent {
+		t.Errorf("Review = %+v, want the parent only", list)
+	}
+	f.clock.add(grace - 1)
+	equal(t, "condemned within their grace", f.collect(everything))
+	f.clock.add(1)
+	got := f.collect(everything)
+	want := []digest.Digest{child, layer}
+	slices.Sort(got)
+	slices.Sort(want)
+	equal(t, "condemned after it", got, want...)
+}
+
 func testReviewQueue(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	review := func(n int, want ...digest.Digest) {
