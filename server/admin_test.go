@@ -158,7 +158,7 @@ func TestShutdownEndsJobs(t *testing.T) {
 	}
 	cfg := DefaultConfig()
 	cfg.ShutdownTimeout = time.Minute // longer than this test may take
-	s, err := New(cfg, storage.Drivers{Store: stuck{new(mem.Store)}, Index: index, Records: index}, slog.New(slog.DiscardHandler))
+	s, err := Open(t.Context(), cfg, storage.Drivers{Store: stuck{new(mem.Store)}, Index: index, Records: index}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,8 +26,8 @@ const (
 
 // Config is the configuration of berth serve.
 type Config struct {
-	// Listen is the TCP address to serve on, as host:port. Without users it must
-	// be a loopback address unless Anonymous says otherwise. Default
+	// Listen is the TCP address to serve on, as host:port. It must be a loopback
+	// address unless there are users or Anonymous says otherwise. Default
 	// 127.0.0.1:5000.
 	Listen string `yaml:"listen"`
 
@@ -35,13 +35,27 @@ type Config struct {
 	Data string `yaml:"data"`
 
 	// Anonymous is what callers may do who have not said who they are: none,
-	// pull or push. Default none: then the registry serves only callers on its
-	// own machine, and those may do everything.
+	// pull or push. Default none: then a registry without users serves only
+	// callers on its own machine, and those may do everything.
 	Anonymous Anonymous `yaml:"anonymous"`
 
 	// Policy is a YAML file that says who may do what. It is read again when it
 	// changes, and on SIGHUP. Default none: the policy is that of berth policy.
 	Policy string `yaml:"policy"`
+
+	// Htpasswd is a file of users with bcrypt hashes, as htpasswd -B makes it. It
+	// is read again when it changes. Default none.
+	Htpasswd string `yaml:"htpasswd"`
+
+	// AdminPasswordFile is a file with the password of the first administrator: if
+	// there is no user, the user admin in the group admins is made with it.
+	// Default none.
+	AdminPasswordFile string `yaml:"admin_password_file"`
+
+	// TrustedProxies are the addresses and networks of proxies in front of the
+	// registry. What they say of a request, in X-Forwarded-For, -Proto and -Host,
+	// is believed. Default none.
+	TrustedProxies []string `yaml:"trusted_proxies"`
 
 	// Sparse says what a manifest may name that its repository does not hold:
 	// none, index (children of an index), or all. Default none.
@@ -181,11 +195,8 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if host, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		wrong("listen: %q is not an address such as 127.0.0.1:5000", c.Listen)
-	} else if c.Anonymous == AnonymousNone && !loopback(host) {
-		wrong("listen: %s can be reached from other machines, and without users everybody there could read and overwrite every image: "+
-			"listen on 127.0.0.1, or allow it with --anonymous pull or --anonymous push", c.Listen)
 	}
 	if c.Data == "" {
 		wrong("data: must name a directory")
@@ -194,6 +205,9 @@ func (c Config) Validate() error {
 	case AnonymousNone, AnonymousPull, AnonymousPush:
 	default:
 		wrong("anonymous: %q is none of none, pull, push", string(c.Anonymous))
+	}
+	if _, err := parseProxies(c.TrustedProxies); err != nil {
+		wrong("trusted_proxies: %w", err)
 	}
 	switch c.Sparse {
 	case registry.SparseNone, registry.SparseIndex, registry.SparseAll:
@@ -247,6 +261,32 @@ func (c Config) Validate() error {
 		wrong("shutdown_timeout: must not be negative")
 	}
 	return errors.Join(errs...)
+}
+
+// Public tells whether other machines reach the registry, and nothing but users
+// keeps them out.
+func (c Config) Public() bool {
+	host, _, err := net.SplitHostPort(c.Listen)
+	return c.Anonymous == AnonymousNone && (err != nil || !loopback(host))
+}
+
+// ErrNoUsers says that a public registry has no users.
+var ErrNoUsers = errors.New("there are no users")
+
+func (c Config) noUsers() error {
+	return fmt.Errorf("listen: %s can be reached from other machines, and %w, so that everybody there could read and overwrite every image: "+
+		"make the first user while it listens on 127.0.0.1 (berth user add --group admins NAME), or put a password in a file and name that as admin_password_file, "+
+		"or allow it with --anonymous pull or --anonymous push", c.Listen, ErrNoUsers)
+}
+
+// CheckUsers returns ErrNoUsers with what to do, if the configuration alone says
+// that a public registry in a data directory that does not exist yet will have no
+// users.
+func (c Config) CheckUsers() error {
+	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" {
+		return c.noUsers()
+	}
+	return nil
 }
 
 // loopback reports whether only this machine reaches the host.

@@ -56,6 +56,9 @@ func endpoint(path string) string {
 	if strings.HasPrefix(path, control.Base+"/") {
 		return "control"
 	}
+	if strings.HasPrefix(path, authPath) {
+		return "auth"
+	}
 	for _, part := range []string{"/blobs/uploads/", "/manifests/", "/blobs/", "/referrers/", "/tags/", "/_catalog"} {
 		if strings.Contains(path, part) {
 			return strings.Trim(part, "/")

@@ -5,7 +5,8 @@ import (
 	"berth.internal/auth/policy"
 )
 
-// rulesForAnonymous are the rules that Anonymous stands for.
+// rulesForAnonymous are the rules that Anonymous stands for. Who logs in may do no
+// less.
 func (c Config) rulesForAnonymous() []policy.Rule {
 	rule := policy.Rule{Subject: string(auth.Anonymous), Repositories: "**", Comment: "anonymous: " + string(c.Anonymous)}
 	switch c.Anonymous {
@@ -16,5 +17,7 @@ func (c Config) rulesForAnonymous() []policy.Rule {
 	default:
 		return nil
 	}
-	return []policy.Rule{rule}
+	everyone := rule
+	everyone.Subject = "everyone"
+	return []policy.Rule{rule, everyone}
 }

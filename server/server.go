@@ -43,16 +43,33 @@ type Server struct {
 	control   *control.Handler
 	name      string // of the registry
 	handler   http.Handler
+
+	identities *auth.Service
+	decider    auth.Decider
+	proxies    proxies
 }
 
-// New returns a server over the drivers. It takes no ownership of them: close
+// Open returns a server over the drivers. It takes no ownership of them: close
 // them after Serve has returned. measured is what other rooms measure, shown in
-// /metrics as well.
-func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus.Collector) (*Server, error) {
+// /metrics as well. Errors: ErrNoUsers; what is wrong with cfg, or cannot be read.
+func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus.Collector) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen}
+	var err error
+	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
+	}
+	s.identities, err = auth.Open(ctx, auth.Config{
+		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Public() && !s.identities.InUse() {
+		return nil, cfg.noUsers()
+	}
 	s.collector = gc.New(d.Store, d.Index, gc.Config{
 		Records:  d.Records,
 		Interval: cfg.Collect.Interval, Rate: cfg.Collect.Rate, SessionExpiry: cfg.UploadExpiry,
@@ -60,6 +77,7 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	}, log)
 	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
 	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.rulesForAnonymous(), Log: log})
+	s.decider = decider{s.policy}
 	gatherer := prometheus.NewRegistry()
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
@@ -67,13 +85,13 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	gatherer.MustRegister(s.scrub.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
-		Access: s.access, Owner: func(*http.Request) string { return "" },
+		Access: s.access, Lists: s.lists, Owner: s.owner,
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy,
 		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
-		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Log: log,
+		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Log: log,
 	})
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.
@@ -84,12 +102,15 @@ func New(cfg Config, d storage.Drivers, log *slog.Logger, measured ...prometheus
 	router.NotFoundHandler = httpx.Handle(registry.Render, func(http.ResponseWriter, *http.Request) error {
 		return oci.Unsupported.With("there is nothing here: the registry's API begins at /v2/", nil).At(http.StatusNotFound)
 	})
+	tokens := httpx.Handle(registry.Render, s.authenticate)
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
-			api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
+			api.ServeHTTP(w, s.identify(r)) // it reads its paths from their end, which no router does
 		case isControl(r):
-			s.control.ServeHTTP(w, r)
+			s.control.ServeHTTP(w, s.identify(r))
+		case strings.HasPrefix(r.URL.Path, authPath):
+			tokens.ServeHTTP(w, r)
 		default:
 			router.ServeHTTP(w, r)
 		}
@@ -116,7 +137,7 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // Then it accepts no more and returns when those under way have ended, or
 // ShutdownTimeout is over. It is called once; admin may be nil.
 func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
-	if s.cfg.Anonymous != AnonymousNone {
+	if s.cfg.Anonymous != AnonymousNone && !s.identities.InUse() {
 		s.log.Warn("everybody who reaches this address may use the registry without a password", "anonymous", string(s.cfg.Anonymous), "address", l.Addr().String())
 	}
 	if err := s.policy.Load(ctx); err != nil {
@@ -141,6 +162,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	background.Go(func() { s.collector.Run(working) })
 	background.Go(func() { s.policy.Run(working) })
 	background.Go(func() { s.scrub.Run(working) })
+	background.Go(func() { s.identities.Run(working) })
 	background.Go(func() {
 		<-working.Done()
 		s.control.Close() // before the requests that watch its jobs have to end
@@ -193,39 +215,6 @@ func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
 		return hs.Close()
 	}
 	return err
-}
-
-// adminKey is the key of the mark that a request came by the admin socket.
-type adminKey struct{}
-
-func asAdmin(ctx context.Context) context.Context { return context.WithValue(ctx, adminKey{}, true) }
-
-func isAdmin(r *http.Request) bool { return r.Context().Value(adminKey{}) != nil }
-
-// access asks the policy, for callers who have not said who they are. On a server
-// without users that only its own machine reaches (AnonymousNone), they may do
-// what no rule denies. Who comes by the admin socket may do everything.
-func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
-	if isAdmin(r) {
-		return nil
-	}
-	d := s.policy.Decide(auth.Caller{Kind: auth.Anonymous}, repo, auth.Action(a))
-	if d.Allowed || s.cfg.Anonymous == AnonymousNone && d.Rule == "" {
-		return nil
-	}
-	return oci.Denied.With(d.Why, nil)
-}
-
-// controlAccess is access for the control API, where administrators come by
-// the admin socket only, as long as there are no users.
-func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right) error {
-	switch {
-	case isAdmin(r):
-		return nil
-	case needs == control.Admin:
-		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
-	}
-	return s.access(r, repo, registry.Action(needs))
 }
 
 // healthz answers whether the process lives.

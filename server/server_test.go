@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +30,7 @@ func newServer(t *testing.T, change func(*Config)) (*Server, *kv.Index) {
 		change(&cfg)
 	}
 	index := mem.NewIndex(kv.Options{})
-	s, err := New(cfg, storage.Drivers{Store: new(mem.Store), Index: index, Records: index}, slog.New(slog.DiscardHandler))
+	s, err := Open(t.Context(), cfg, storage.Drivers{Store: new(mem.Store), Index: index, Records: index}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,10 +53,7 @@ func TestValidate(t *testing.T) {
 		{"defaults", func(*Config) {}, nil},
 		{"IPv6 loopback", func(c *Config) { c.Listen = "[::1]:5000" }, nil},
 		{"localhost", func(c *Config) { c.Listen = "localhost:5000" }, nil},
-		{"other machines", func(c *Config) { c.Listen = "10.0.0.1:5000" }, []string{"listen: 10.0.0.1:5000 can be reached from other machines"}},
-		{"all addresses", func(c *Config) { c.Listen = ":5000" }, []string{"listen: :5000 can be reached"}},
-		{"a name that only looks like loopback", func(c *Config) { c.Listen = "127.0.0.1.example.com:5000" }, []string{"listen: "}},
-		{"other machines may pull", func(c *Config) { c.Listen, c.Anonymous = ":5000", AnonymousPull }, nil},
+		{"proxies", func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "::1", "nginx"} }, []string{`trusted_proxies: "nginx"`}},
 		{"immutable tags", func(c *Config) {
 			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "v*"}, {"team/[", "v*"}, {"a", ""}}
 		}, []string{"trash: ", `immutable_tags: rule 2: "team/["`, `immutable_tags: rule 3: ""`}},
@@ -80,6 +79,41 @@ func TestValidate(t *testing.T) {
 				if !strings.HasPrefix(lines[i], want) {
 					t.Errorf("line %d is %q, want %q…", i+1, lines[i], want)
 				}
+			}
+		})
+	}
+}
+
+// TestPublic opens servers that other machines reach.
+func TestPublic(t *testing.T) {
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("correct horse\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*Config)
+		opens  bool
+	}{
+		{"loopback", func(*Config) {}, true},
+		{"IPv6 loopback", func(c *Config) { c.Listen = "[::1]:5000" }, true},
+		{"other machines", func(c *Config) { c.Listen = "10.0.0.1:5000" }, false},
+		{"all addresses", func(c *Config) { c.Listen = ":5000" }, false},
+		{"a name that only looks like loopback", func(c *Config) { c.Listen = "127.0.0.1.example.com:5000" }, false},
+		{"other machines may pull", func(c *Config) { c.Listen, c.Anonymous = ":5000", AnonymousPull }, true},
+		{"a first administrator", func(c *Config) { c.Listen, c.AdminPasswordFile = ":5000", password }, true},
+		{"a first administrator without a file", func(c *Config) { c.Listen, c.AdminPasswordFile = ":5000", password+"s" }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			tc.change(&cfg)
+			index := mem.NewIndex(kv.Options{})
+			_, err := Open(t.Context(), cfg, storage.Drivers{Store: new(mem.Store), Index: index, Records: index}, slog.New(slog.DiscardHandler))
+			if (err == nil) != tc.opens {
+				t.Fatalf("Open() = %v, want it to open: %v", err, tc.opens)
+			}
+			if cfg.AdminPasswordFile == "" && !tc.opens && (!errors.Is(err, ErrNoUsers) || cfg.CheckUsers() == nil) {
+				t.Errorf("Open() = %v, CheckUsers() = %v, want ErrNoUsers", err, cfg.CheckUsers())
 			}
 		})
 	}

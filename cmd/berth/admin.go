@@ -38,8 +38,7 @@ that the server runs as.`,
   berth admin api`,
 		GroupID: groupRun,
 	}
-	cmd.PersistentFlags().StringVar(&at.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
-		"data `directory` of the server; default from BERTH_DATA")
+	at.flags(cmd)
 	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminFsck(std, &at), newAdminScrub(std, &at),
 		newAdminBackup(std, &at), newAdminRestore(std, &at), newAdminAPI(std))
 	return cmd
@@ -48,6 +47,11 @@ that the server runs as.`,
 // adminOf says which server a command is for.
 type adminOf struct {
 	data string
+}
+
+func (a *adminOf) flags(cmd *cobra.Command) {
+	cmd.PersistentFlags().StringVar(&a.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
+		"data `directory` of the server; default from BERTH_DATA")
 }
 
 // do lets a command speak with the server, and explains what goes wrong.

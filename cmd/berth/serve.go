@@ -8,12 +8,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"berth.internal/internal/datadir"
 	"berth.internal/internal/socket"
 	"berth.internal/server"
 	"berth.internal/storage"
@@ -41,6 +43,7 @@ func serveFlags(f *pflag.FlagSet, cfg *server.Config) {
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep everything in this `directory`")
 	f.StringVar((*string)(&cfg.Anonymous), "anonymous", string(cfg.Anonymous), "`what` callers without a name may do: none, pull or push")
 	f.StringVar(&cfg.Policy, "policy", cfg.Policy, "`file` that says who may do what; default: what berth policy has set")
+	f.StringVar(&cfg.Htpasswd, "htpasswd", cfg.Htpasswd, "let the users of this `file` in, which htpasswd -B has made")
 	f.StringVar((*string)(&cfg.Sparse), "sparse", string(cfg.Sparse), "`what` a manifest may name that is not there: none, index or all")
 }
 
@@ -71,6 +74,11 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 			err = errors.Join(err, r.close())
 		}
 	}()
+	if _, none := os.Stat(filepath.Join(cfg.Data, datadir.Registry)); errors.Is(none, os.ErrNotExist) {
+		if err := cfg.CheckUsers(); err != nil { // before anything is made
+			return nil, misuse(err)
+		}
+	}
 	if r.listener, err = listen(ctx, cfg.Listen); err != nil {
 		return nil, err
 	}
@@ -81,7 +89,9 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 		return nil, err
 	}
 	measured := append(r.data.bolt.Metrics(), r.data.disk.Metrics()...)
-	if r.server, err = server.New(cfg, r.data.Drivers, log, measured...); err != nil {
+	if r.server, err = server.Open(ctx, cfg, r.data.Drivers, log, measured...); errors.Is(err, server.ErrNoUsers) {
+		return nil, misuse(err)
+	} else if err != nil {
 		return nil, err
 	}
 	r.admin, err = listenAdmin(ctx, r.data.dir.Path(adminSocket), log)

@@ -38,8 +38,28 @@ func Handle(render Render, h Handler) http.Handler {
 				return
 			}
 		}
+		if h, ok := errors.AsType[*headed](err); ok {
+			for _, value := range h.values {
+				w.Header().Add(h.key, value)
+			}
+		}
 		render(w, r, err)
 	})
+}
+
+// headed is an error whose answer has a header of its own.
+type headed struct {
+	error
+	key    string
+	values []string
+}
+
+func (h *headed) Unwrap() error { return h.error }
+
+// WithHeader returns err, whose answer is to have the header key with each of the
+// values.
+func WithHeader(err error, key string, values ...string) error {
+	return &headed{error: err, key: key, values: values}
 }
 
 // Recorder is a response writer that remembers what went out. It passes on

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"berth.internal/auth"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/control"
 	"berth.internal/internal/httpx"
@@ -32,6 +33,9 @@ const (
 	Push     Right = "push"
 	Delete   Right = "delete"
 	Admin    Right = "admin" // on the server as a whole
+
+	// Overwrite is what it takes beside Push to move a tag.
+	Overwrite Right = "overwrite"
 )
 
 // Config is what the API is built from. Every field is needed.
@@ -50,13 +54,14 @@ type Config struct {
 
 	Policy *policy.Live
 
-	Index     storage.Index
-	Rules     func(repo string) storage.Rules // under which names change in repo
-	Collector *gc.Collector
-	Store     storage.Store
-	Scrub     *care.Scrub
-	Backup    backup.Source // but for Hold, Tell and Version
-	Log       *slog.Logger
+	Index      storage.Index
+	Rules      func(repo string) storage.Rules // under which names change in repo
+	Collector  *gc.Collector
+	Identities *auth.Service
+	Store      storage.Store
+	Scrub      *care.Scrub
+	Backup     backup.Source // but for Hold, Tell and Version
+	Log        *slog.Logger
 }
 
 // Handler answers the control API. Make it with New.
@@ -127,7 +132,7 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 	e := *failure(err)
 	e.RequestID = httpx.RequestID(r.Context())
 	w.Header().Del("Content-Length")
-	if e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable {
+	if (e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable) && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "5") // seconds
 	}
 	_ = write(w, e.Status, control.Failure{Error: &e}) // the client has gone: nobody to tell

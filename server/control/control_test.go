@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"berth.internal/auth"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/control"
 	"berth.internal/internal/oci"
@@ -58,7 +59,12 @@ func echo[Q any](_ *Handler, _ *http.Request, q Q) (Q, error) { return q, nil }
 // newHandler returns a handler with rows of its own, for a caller with rights.
 func newHandler(rights ...Right) *Handler {
 	index := mem.NewIndex(kv.Options{})
+	identities, err := auth.Open(context.Background(), auth.Config{Records: index, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		panic(err) // the records are in memory
+	}
 	h := New(Config{
+		Identities: identities,
 		Access: func(_ *http.Request, repo string, needs Right) error {
 			if slices.Contains(rights, needs) {
 				return nil

@@ -117,9 +117,16 @@ func (h *Handler) restore(r *http.Request, q control.RestoreRequest) (control.Re
 	if err != nil {
 		return control.Restored{}, err
 	}
-	set, err := h.Index.Restore(ctx, q.Repo, d, tags, h.Rules(q.Repo))
+	rules := h.Rules(q.Repo)
+	denied := h.Access(r, q.Repo, Overwrite)
+	if denied != nil {
+		rules.Immutable = func(string) bool { return true }
+	}
+	set, err := h.Index.Restore(ctx, q.Repo, d, tags, rules)
 	var missing *storage.MissingError
 	switch {
+	case denied != nil && errors.Is(err, storage.ErrImmutable):
+		return control.Restored{}, denied
 	case errors.As(err, &missing):
 		return control.Restored{}, control.Conflict.With(fmt.Sprintf("%s cannot be whole again: %s is gone for good; push the image again",
 			d, missing.Digests[0])).Because(err)

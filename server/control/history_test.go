@@ -23,7 +23,7 @@ func TestHistory(t *testing.T) {
 		Grace: time.Hour, Untagged: time.Hour, Dangling: time.Hour, Trash: 24 * time.Hour,
 		Immutable: func(tag string) bool { return tag == "v1" },
 	}
-	h := newHandler(Pull, Push, Delete)
+	h := newHandler(Pull, Push, Overwrite, Overwrite, Delete)
 	h.Index, h.Rules = index, func(string) storage.Rules { return rules }
 	names := map[string]string{}
 	push := func(name string, tags ...string) {

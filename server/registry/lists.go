@@ -55,7 +55,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, _ target) erro
 		}
 		after = some[len(some)-1]
 		for _, name := range some {
-			if h.Access(r, name, Pull) == nil {
+			if h.lists(r, name) {
 				names = append(names, name)
 			}
 		}
@@ -63,6 +63,14 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, _ target) erro
 	return writeJSON(w, http.StatusOK, "application/json", struct {
 		Repositories []string `json:"repositories"`
 	}{page.cut(w, r, names)})
+}
+
+// lists tells whether the catalog shows the name to the caller.
+func (h *Handler) lists(r *http.Request, name string) bool {
+	if h.Lists != nil {
+		return h.Lists(r, name)
+	}
+	return h.Access(r, name, Pull) == nil
 }
 
 // page is a part of a list: at most n names after last.

@@ -139,8 +139,18 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	m.Content = storage.Content{Digest: d, Size: int64(len(content)), Inline: content}
 	put.Manifest = m
+	var denied error
+	if len(put.Tags) > 0 {
+		// To this caller tags are immutable: so it is decided in the transaction, and
+		// nobody can put a tag there in between.
+		if denied = h.Access(r, t.name, Overwrite); denied != nil {
+			put.Rules.Immutable = func(string) bool { return true }
+		}
+	}
 	err = storage.PutManifest(durable(r), h.Store, h.Index, put)
-	if errors.Is(err, storage.ErrConflict) {
+	if denied != nil && errors.Is(err, storage.ErrImmutable) {
+		return errors.Join(denied, err)
+	} else if errors.Is(err, storage.ErrConflict) {
 		return oci.Denied.With("the tag is not on the manifest that If-Match names, or exists in spite of If-None-Match", nil).At(http.StatusPreconditionFailed).Because(err)
 	} else if err != nil {
 		return err

@@ -23,11 +23,13 @@ import (
 // Action is something that a caller may or may not do with a repository.
 type Action string
 
-// The actions of the distribution API.
+// The actions of the distribution API. Who may push, but not overwrite, may put
+// tags where none are, and not move them.
 const (
-	Pull   Action = "pull"
-	Push   Action = "push"
-	Delete Action = "delete"
+	Pull      Action = "pull"
+	Push      Action = "push"
+	Overwrite Action = "overwrite"
+	Delete    Action = "delete"
 )
 
 // Sparse says which content a manifest may name that its repository lacks.
@@ -40,7 +42,8 @@ const (
 	SparseAll   Sparse = "all"   // an image may lack its config and layers, too
 )
 
-// Config is what the API is built from. Every field but Sparse is needed.
+// Config is what the API is built from. Every field but Sparse and Lists is
+// needed.
 type Config struct {
 	Store storage.Store
 	Index storage.Index
@@ -48,6 +51,10 @@ type Config struct {
 	// Access returns nil if the caller may do a with repo. repo is empty for
 	// what concerns no repository: the catalog and GET /v2/.
 	Access func(r *http.Request, repo string, a Action) error
+
+	// Lists tells whether the catalog shows repo to the caller; nil: if Access lets
+	// them pull.
+	Lists func(r *http.Request, repo string) bool
 
 	// Owner names the caller, so that an upload goes on only for who began it.
 	Owner func(r *http.Request) string
@@ -231,7 +238,7 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 	}{errs}
 	w.Header().Del("Content-Length")
 	w.Header().Del("ETag")
-	if e.HTTPStatus() == http.StatusTooManyRequests {
+	if e.HTTPStatus() == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "60") // seconds; without it clients give up or come at once
 	}
 	_ = writeJSON(w, e.HTTPStatus(), "application/json", body) // the client has gone: nobody to tell

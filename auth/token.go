@@ -1,0 +1,275 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"berth.internal/storage"
+)
+
+// ServiceName is the service that clients ask tokens for, and the audience and the
+// issuer of these.
+const ServiceName = "berth"
+
+// TokenLife is how long a token is good for.
+const TokenLife = 5 * time.Minute
+
+// tokenLeeway is how far the clocks of servers may be apart.
+const tokenLeeway = 10 * time.Second
+
+// ErrToken says that a token is not, or no longer, good for anything. Its text is
+// for the log.
+var ErrToken = errors.New("the token is not valid")
+
+// Session is a caller by the credential that was shown.
+type Session struct {
+	Caller Caller // within the limits of the credential
+
+	// Owner is who has the credential: Caller without the limits of a token.
+	Owner Caller
+
+	// Catalog says that the credential may list repositories: those that Owner may
+	// pull.
+	Catalog bool
+}
+
+// Token is what the token service gives out.
+type Token struct {
+	Value   string
+	Issued  time.Time
+	Expires time.Time
+	Access  []Access // what it is good for
+}
+
+// claims are those of a token.
+type claims struct {
+	jwt.RegisteredClaims
+	Access []Access `json:"access"`
+	Epoch  string   `json:"epoch,omitempty"` // of the account
+}
+
+// verified is what a token says that was verified. It holds no token.
+type verified struct {
+	kind    Kind
+	name    string
+	epoch   string
+	expires time.Time
+	limits  []Grant
+	catalog bool
+}
+
+// Issue makes a token for c that is good for what c may do of what is asked.
+func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider) (Token, error) {
+	now := time.Now()
+	t := Token{Issued: now.Truncate(time.Second), Expires: now.Truncate(time.Second).Add(TokenLife), Access: allowed(c, asked, d)}
+	epoch := ""
+	if c.Kind != Anonymous {
+		var ok bool
+		if _, epoch, ok = s.state(c.Kind, c.Name); !ok {
+			return Token{}, ErrCredentials
+		}
+	}
+	id, key, err := s.keys.signing(ctx)
+	if err != nil {
+		return Token{}, err
+	}
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: ServiceName, Subject: subject(c.Kind, c.Name), Audience: jwt.ClaimStrings{ServiceName}, ID: rand.Text(),
+			IssuedAt: jwt.NewNumericDate(t.Issued), NotBefore: jwt.NewNumericDate(t.Issued), ExpiresAt: jwt.NewNumericDate(t.Expires),
+		},
+		Access: t.Access, Epoch: epoch,
+	})
+	unsigned.Header["kid"] = id
+	if t.Value, err = unsigned.SignedString(key); err != nil {
+		return Token{}, fmt.Errorf("sign a token: %w", err)
+	}
+	return t, nil
+}
+
+// Bearer returns who shows the token. A token that was verified is remembered by
+// its hash; whether its owner may still come in is looked up each time. Errors:
+// ErrToken; others of Records.
+func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
+	key := sha256.Sum256([]byte(token))
+	v, found := s.tokens.get(key)
+	if !found {
+		var err error
+		if v, err = s.verify(ctx, token); err != nil {
+			return Session{}, err
+		}
+		s.tokens.put(key, v)
+	}
+	if !time.Now().Before(v.expires) {
+		return Session{}, fmt.Errorf("%w: it has expired", ErrToken)
+	}
+	owner := Caller{Kind: Anonymous}
+	if v.kind != Anonymous {
+		c, epoch, ok := s.state(v.kind, v.name)
+		if !ok || epoch != v.epoch {
+			return Session{}, fmt.Errorf("%w: it was given out before the account changed", ErrToken)
+		}
+		owner = c
+	}
+	limited := owner
+	limited.Limits = v.limits
+	return Session{Caller: limited, Owner: owner, Catalog: v.catalog}, nil
+}
+
+// verify reads a token that was not seen before.
+func (s *Service) verify(ctx context.Context, token string) (verified, error) {
+	var c claims
+	var failed error // of ours
+	_, err := jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		id, _ := t.Header["kid"].(string)
+		key, err := s.keys.public(ctx, id)
+		if err != nil {
+			failed = err
+			return nil, err
+		}
+		if key == nil {
+			return nil, errors.New("it is signed with a key that is not, or no longer, ours")
+		}
+		return key, nil
+	}, jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}), jwt.WithIssuer(ServiceName), jwt.WithAudience(ServiceName),
+		jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway))
+	if failed != nil {
+		return verified{}, failed
+	}
+	if err != nil {
+		return verified{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	kind, name, ok := parseSubject(c.Subject)
+	if !ok {
+		return verified{}, fmt.Errorf("%w: it has no subject", ErrToken)
+	}
+	v := verified{kind: kind, name: name, epoch: c.Epoch, expires: c.ExpiresAt.Time}
+	v.limits, v.catalog = grants(c.Access)
+	return v, nil
+}
+
+const (
+	refreshPrefix = "refresh/"
+	refreshLife   = 30 * 24 * time.Hour
+	refreshMost   = 200 // of one account; the oldest go
+	refreshMark   = "berth_refresh_"
+)
+
+// refreshRecord is a refresh token as Records keeps it, at
+// refresh/KIND/NAME/HASH.
+type refreshRecord struct {
+	Epoch   string    `json:"epoch"` // of the account
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+}
+
+func refreshKeys(kind Kind, name string) string {
+	return refreshPrefix + string(kind) + "/" + name + "/"
+}
+
+// IssueRefresh makes a refresh token for c, which gets tokens in place of the
+// password for 30 days, and until the password is changed.
+func (s *Service) IssueRefresh(ctx context.Context, c Caller) (string, error) {
+	_, epoch, ok := s.state(c.Kind, c.Name)
+	if !ok {
+		return "", ErrCredentials
+	}
+	now := time.Now().UTC()
+	if err := s.dropRefresh(ctx, c.Kind, c.Name, now, refreshMost-1); err != nil {
+		return "", err
+	}
+	token := refreshMark + base64.RawURLEncoding.EncodeToString([]byte(subject(c.Kind, c.Name))) + "." + rand.Text()
+	value, err := json.Marshal(refreshRecord{Epoch: epoch, Created: now, Expires: now.Add(refreshLife)})
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.records.Put(ctx, refreshKeys(c.Kind, c.Name)+secretHash(token), value, 0); err != nil {
+		return "", fmt.Errorf("keep a refresh token: %w", err)
+	}
+	return token, nil
+}
+
+// Refresh returns whom the refresh token was made for. Errors: ErrCredentials;
+// others of Records.
+func (s *Service) Refresh(ctx context.Context, token string) (Caller, error) {
+	rest, ok := strings.CutPrefix(token, refreshMark)
+	who, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(who)
+	kind, name, named := parseSubject(string(text))
+	if !ok || !named || err != nil || checkName(name) != nil || kind != User && kind != Robot {
+		return Caller{}, ErrCredentials
+	}
+	c, epoch, ok := s.state(kind, name)
+	if !ok {
+		return Caller{}, ErrCredentials
+	}
+	stored, err := s.records.Get(ctx, refreshKeys(kind, name)+secretHash(token))
+	if storage.IsNotFound(err) {
+		return Caller{}, ErrCredentials
+	} else if err != nil {
+		return Caller{}, fmt.Errorf("look up a refresh token: %w", err)
+	}
+	var r refreshRecord
+	if json.Unmarshal(stored.Value, &r) != nil || r.Epoch != epoch || !time.Now().Before(r.Expires) {
+		return Caller{}, ErrCredentials
+	}
+	return c, nil
+}
+
+// dropRefresh removes the account's refresh tokens that are void at now, and the
+// oldest of the others until no more than keep are left.
+func (s *Service) dropRefresh(ctx context.Context, kind Kind, name string, now time.Time, keep int) error {
+	_, epoch, _ := s.state(kind, name)
+	type token struct {
+		storage.Record
+		created time.Time
+	}
+	var good []token
+	drop := func(r storage.Record) error {
+		err := s.records.Delete(ctx, r.Key, r.Revision)
+		if storage.IsNotFound(err) || errors.Is(err, storage.ErrConflict) {
+			return nil // by somebody else
+		}
+		if err != nil {
+			return fmt.Errorf("remove a refresh token: %w", err)
+		}
+		return nil
+	}
+	const batch = 1000 // more than there can be but for a race
+	recs, _, err := s.records.List(ctx, refreshKeys(kind, name), "", batch)
+	if err != nil {
+		return fmt.Errorf("list refresh tokens: %w", err)
+	}
+	for _, rec := range recs {
+		var r refreshRecord
+		if json.Unmarshal(rec.Value, &r) != nil || r.Epoch != epoch || now.After(r.Expires) {
+			if err := drop(rec); err != nil {
+				return err
+			}
+			continue
+		}
+		good = append(good, token{rec, r.Created})
+	}
+	for len(good) > keep {
+		oldest := 0
+		for i, t := range good {
+			if t.created.Before(good[oldest].created) {
+				oldest = i
+			}
+		}
+		if err := drop(good[oldest].Record); err != nil {
+			return err
+		}
+		good = append(good[:oldest], good[oldest+1:]...)
+	}
+	return nil
+}

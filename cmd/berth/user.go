@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"berth.internal/client/control"
+	wire "berth.internal/internal/control"
+)
+
+func newUser(std stdio) *cobra.Command {
+	var at adminOf
+	cmd := &cobra.Command{
+		Use:   "user",
+		Short: "Make, list, change and delete users",
+		Long: `Make, list, change and delete the users of a server, on the server's own machine.
+As soon as there is one, everybody has to log in. Users in the group admins may do
+everything.`,
+		Example: `  berth user add --group admins ann
+  berth user passwd ann
+  berth user ls`,
+		GroupID: groupRun,
+	}
+	at.flags(cmd)
+	cmd.AddCommand(newUserAdd(std, &at), newUserLs(std, &at), newUserPasswd(std, &at), newUserRm(std, &at))
+	return cmd
+}
+
+func newUserAdd(std stdio, at *adminOf) *cobra.Command {
+	var groups []string
+	var fromStdin, generate bool
+	cmd := &cobra.Command{
+		Use:   "add [flags] NAME",
+		Short: "Make a user",
+		Long:  "Make a user. The password is asked for, or read from the first line of the input with --password-stdin.",
+		Example: `  berth user add --group admins ann
+  berth user add --password-stdin bob < password
+  berth user add --generate bob                   print a password, once`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringArrayVar(&groups, "group", nil, "put the user in this `group`; may be given several times")
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the input")
+	cmd.Flags().BoolVar(&generate, "generate", false, "make a password and print it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if fromStdin && generate {
+			return misuse(errors.New("--generate makes a password, and --password-stdin reads one: give one of them"))
+		}
+		q := wire.CreateUser{Name: args[0], Groups: groups}
+		if !generate {
+			var err error
+			if q.Password, err = readPassword(std, fromStdin); err != nil {
+				return err
+			}
+		}
+		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+			var made wire.User
+			if err := client.Do(ctx, "POST", "/users", q, &made); err != nil {
+				return err
+			}
+			if generate {
+				fmt.Fprintln(std.out, made.Password)
+			}
+			return nil
+		})
+	}
+	return cmd
+}
+
+func newUserPasswd(std stdio, at *adminOf) *cobra.Command {
+	var fromStdin bool
+	cmd := &cobra.Command{
+		Use:     "passwd [flags] NAME",
+		Short:   "Change a user's password",
+		Long:    "Change a user's password. What was logged in with the old one is logged out.",
+		Example: "  berth user passwd ann\n  berth user passwd --password-stdin ann < password",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the input")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		password, err := readPassword(std, fromStdin)
+		if err != nil {
+			return err
+		}
+		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+			return client.Do(ctx, "PUT", "/users/"+url.PathEscape(args[0]), struct {
+				Password string `json:"password"`
+			}{password}, nil)
+		})
+	}
+	return cmd
+}
+
+func newUserLs(std stdio, at *adminOf) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "ls [flags]",
+		Aliases: []string{"list"},
+		Short:   "List the users",
+		Example: "  berth user ls\n  berth user ls --json",
+		Args:    cobra.NoArgs,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+			all := []wire.User{}
+			for after := ""; ; {
+				var page wire.Users
+				if err := client.Get(ctx, "/users", wire.AccountsQuery{After: after}, &page); err != nil {
+					return err
+				}
+				all = append(all, page.Users...)
+				if after = page.Next; after == "" {
+					break
+				}
+			}
+			if asJSON {
+				return printJSON(std, all)
+			}
+			table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(table, "NAME\tGROUPS\tSTATE\tCREATED")
+			for _, u := range all {
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", u.Name, strings.Join(u.Groups, ","), stateOf(u.Disabled), u.Created.Local().Format("2006-01-02 15:04"))
+			}
+			return table.Flush()
+		})
+	}
+	return cmd
+}
+
+func stateOf(disabled bool) string {
+	if disabled {
+		return "disabled"
+	}
+	return "active"
+}
+
+func newUserRm(_ stdio, at *adminOf) *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm NAME...",
+		Aliases: []string{"delete"},
+		Short:   "Delete users",
+		Long:    "Delete users. They are logged out at once; what they have pushed stays.",
+		Example: "  berth user rm ann",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return deleteEach(cmd.Context(), at, "/users/", args)
+		},
+	}
+}
+
+// deleteEach deletes what is below path under each of the names.
+func deleteEach(ctx context.Context, at *adminOf, path string, names []string) error {
+	return at.do(ctx, func(ctx context.Context, client *control.Client) error {
+		var errs []error
+		for _, name := range names {
+			errs = append(errs, client.Do(ctx, "DELETE", path+url.PathEscape(name), nil, nil))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// readPassword asks for a password on the terminal, twice, or reads the first
+// line of the input. It is never an argument, which every user of the machine can
+// read.
+func readPassword(std stdio, fromStdin bool) (string, error) {
+	if fromStdin {
+		const most = 4096
+		line, err := bufio.NewReader(io.LimitReader(std.in, most)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("read the password: %w", err)
+		}
+		if line = strings.TrimRight(line, "\r\n"); line == "" {
+			return "", misuse(errors.New("the input has no password in its first line"))
+		}
+		return line, nil
+	}
+	tty, ok := std.in.(*os.File)
+	if !ok || !term.IsTerminal(int(tty.Fd())) {
+		return "", misuse(errors.New("the input is no terminal to ask for a password on: give it with --password-stdin"))
+	}
+	var typed [2]string
+	for i, prompt := range []string{"Password: ", "Once more: "} {
+		fmt.Fprint(std.err, prompt)
+		b, err := term.ReadPassword(int(tty.Fd()))
+		fmt.Fprintln(std.err)
+		if err != nil {
+			return "", fmt.Errorf("read the password: %w", err)
+		}
+		typed[i] = string(b)
+	}
+	if typed[0] != typed[1] {
+		return "", errors.New("the passwords differ: try again")
+	}
+	return typed[0], nil
+}

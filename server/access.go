@@ -1,0 +1,273 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"berth.internal/auth"
+	"berth.internal/auth/policy"
+	wire "berth.internal/internal/control"
+	"berth.internal/internal/httpx"
+	"berth.internal/internal/oci"
+	"berth.internal/server/control"
+	"berth.internal/server/registry"
+)
+
+// adminKey is the key of the mark that a request came by the admin socket.
+type adminKey struct{}
+
+func asAdmin(ctx context.Context) context.Context { return context.WithValue(ctx, adminKey{}, true) }
+
+func isAdmin(r *http.Request) bool { return r.Context().Value(adminKey{}) != nil }
+
+// visitor is who sent a request, as far as it says.
+type visitor struct {
+	auth.Session
+	shown credential
+	err   error // why the credential that was shown is good for nothing
+}
+
+// credential is what a request shows of its sender.
+type credential struct {
+	scheme   string // basic, bearer or, without any, empty
+	name     string // basic
+	password string // basic; of bearer, the token
+}
+
+var errAuthorization = errors.New("the header Authorization is neither Basic nor Bearer, or damaged")
+
+// parseAuthorization reads the values of the header Authorization (RFC 9110,
+// section 11.6.2; RFC 7617; RFC 6750).
+func parseAuthorization(values []string) (credential, error) {
+	if len(values) == 0 {
+		return credential{}, nil
+	}
+	scheme, rest, ok := strings.Cut(values[0], " ")
+	rest = strings.Trim(rest, " ")
+	switch {
+	case len(values) > 1 || !ok || rest == "":
+	case strings.EqualFold(scheme, "bearer"):
+		if !strings.ContainsAny(rest, " \t,") {
+			return credential{scheme: "bearer", password: rest}, nil
+		}
+	case strings.EqualFold(scheme, "basic"):
+		pair, err := base64.StdEncoding.DecodeString(rest)
+		name, password, found := strings.Cut(string(pair), ":")
+		if err == nil && found {
+			return credential{scheme: "basic", name: name, password: password}, nil
+		}
+	}
+	return credential{}, errAuthorization
+}
+
+// visitorKey is the key of a request's visitor.
+type visitorKey struct{}
+
+// visitorOf returns who identify has found.
+func visitorOf(r *http.Request) *visitor {
+	if v, ok := r.Context().Value(visitorKey{}).(*visitor); ok {
+		return v
+	}
+	return &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
+}
+
+func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owner: c} }
+
+// identify finds out who sent the request, once for all that is asked about it.
+// Without users, credentials say nothing.
+func (s *Server) identify(r *http.Request) *http.Request {
+	v := &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
+	switch {
+	case isAdmin(r):
+		v.Session = sessionOf(auth.Caller{Kind: auth.Socket})
+	case r.Header["Authorization"] == nil || !s.identities.InUse():
+		return r
+	default:
+		s.recognize(r, v)
+	}
+	return r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
+}
+
+func (s *Server) recognize(r *http.Request, v *visitor) {
+	if v.shown, v.err = parseAuthorization(r.Header["Authorization"]); v.err != nil {
+		return
+	}
+	var session auth.Session
+	if v.shown.scheme == "bearer" {
+		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
+	} else {
+		var c auth.Caller
+		c, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.proxies.client(r))
+		session = sessionOf(c)
+		session.Catalog = true
+	}
+	if v.err == nil {
+		v.Session = session
+	}
+}
+
+// owner names who an upload belongs to.
+func (s *Server) owner(r *http.Request) string {
+	if v := visitorOf(r); v.Owner.Kind != auth.Anonymous {
+		return v.Owner.String()
+	}
+	return ""
+}
+
+// access returns nil if the sender of r may do a with repo. Without users, what
+// --anonymous says holds, and the listener keeps other machines out.
+func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
+	v := visitorOf(r)
+	switch {
+	case v.err != nil:
+		return s.refuse(r, repo, a, v)
+	case v.Caller.Kind == auth.Socket:
+		return nil
+	case !s.identities.InUse():
+		return s.withoutUsers(repo, a)
+	case repo == "" && v.shown.scheme != "": // what they see there is decided name by name
+		return nil
+	case repo == "": // docker login begins here
+		return s.challenge(r, repo, a, v, oci.Unauthorized)
+	}
+	d := s.decider.Decide(v.Caller, repo, auth.Action(a))
+	if d.Allowed {
+		return nil
+	}
+	if v.Caller.Kind == auth.Anonymous || v.shown.scheme == "bearer" && s.decider.Decide(v.Owner, repo, auth.Action(a)).Allowed {
+		return s.challenge(r, repo, a, v, oci.Unauthorized.With(d.Why, nil))
+	}
+	return oci.Denied.With(d.Why, nil)
+}
+
+// lists tells whether the catalog shows repo to the sender of r.
+func (s *Server) lists(r *http.Request, repo string) bool {
+	v := visitorOf(r)
+	switch {
+	case v.Caller.Kind == auth.Socket:
+		return true
+	case !s.identities.InUse():
+		return s.withoutUsers(repo, registry.Pull) == nil
+	case v.Catalog:
+		return s.decider.Decide(v.Owner, repo, auth.Pull).Allowed
+	}
+	return s.decider.Decide(v.Caller, repo, auth.Pull).Allowed
+}
+
+// withoutUsers decides on a server that has none: as the policy says, and what it
+// does not say is allowed where only this machine reaches it (AnonymousNone).
+func (s *Server) withoutUsers(repo string, a registry.Action) error {
+	d := s.policy.Decide(auth.Caller{Kind: auth.Anonymous}, repo, auth.Action(a))
+	switch {
+	case d.Allowed, s.cfg.Anonymous == AnonymousNone && d.Rule == "" && !s.cfg.Public():
+		return nil
+	case s.cfg.Public():
+		return oci.Denied.With("the registry has no users any more: its administrator can make one with berth user add", nil)
+	}
+	return oci.Denied.With(d.Why, nil)
+}
+
+// decider is the policy, beside what robots were made for: the list of who made a
+// robot is a rule for it, but any rule of the policy comes first.
+type decider struct{ policy auth.Decider }
+
+// Decide implements auth.Decider.
+func (d decider) Decide(c auth.Caller, repo string, a auth.Action) auth.Decision {
+	said := d.policy.Decide(c, repo, a)
+	if said.Allowed || said.Rule != "" || c.Kind != auth.Robot || a == auth.Admin {
+		return said
+	}
+	for _, g := range c.Limits {
+		if slices.Contains(g.Actions, a) && policy.Match(g.Repositories, repo) {
+			return auth.Decision{Allowed: true, Rule: c.String(), Why: "the robot was made for it"}
+		}
+	}
+	return said
+}
+
+// refuse answers a credential that is good for nothing.
+func (s *Server) refuse(r *http.Request, repo string, a registry.Action, v *visitor) error {
+	switch {
+	case errors.Is(v.err, auth.ErrCredentials), errors.Is(v.err, auth.ErrToken), errors.Is(v.err, errAuthorization):
+		message := "the name or the password is wrong"
+		if errors.Is(v.err, auth.ErrToken) {
+			message = "the token is not valid, or not any more: get another one"
+		} else if errors.Is(v.err, errAuthorization) {
+			message = errAuthorization.Error()
+		}
+		return s.challenge(r, repo, a, v, oci.Unauthorized.With(message, nil).Because(v.err))
+	}
+	return tooMany(v.err)
+}
+
+// tooMany says in the words of the API that a password is not tried now.
+func tooMany(err error) error {
+	if limited, ok := errors.AsType[*auth.LimitedError](err); ok {
+		return httpx.WithHeader(oci.TooManyRequests.With(limited.Error(), nil), "Retry-After", strconv.Itoa(limited.Seconds()))
+	}
+	if errors.Is(err, auth.ErrBusy) {
+		return httpx.WithHeader(oci.TooManyRequests.With(err.Error()+": try again in a second", nil), "Retry-After", "1")
+	}
+	return err
+}
+
+// challenge adds to err how one logs in: by a token, or by Basic for clients that
+// know no tokens (RFC 9110, section 11.6.1).
+func (s *Server) challenge(r *http.Request, repo string, a registry.Action, v *visitor, err *oci.Error) error {
+	bearer := fmt.Sprintf("Bearer realm=%q,service=%q", s.proxies.origin(r)+tokenPath, auth.ServiceName)
+	switch {
+	case repo != "":
+		bearer += fmt.Sprintf(",scope=%q", "repository:"+repo+":"+scopeActions(a))
+	case strings.HasSuffix(r.URL.Path, "/_catalog"):
+		bearer += `,scope="registry:catalog:*"`
+	}
+	if v.shown.scheme == "bearer" {
+		why := "insufficient_scope"
+		if v.err != nil {
+			why = "invalid_token"
+		}
+		bearer += fmt.Sprintf(",error=%q", why)
+	}
+	return httpx.WithHeader(err, "WWW-Authenticate", bearer, basicChallenge)
+}
+
+const basicChallenge = `Basic realm="berth",charset="UTF-8"`
+
+// scopeActions are what a client asks a token for that it wants to do a with.
+func scopeActions(a registry.Action) string {
+	switch a {
+	case registry.Push, registry.Overwrite:
+		return "pull,push"
+	}
+	return string(a)
+}
+
+// controlAccess is access for the control API. Without users administrators come
+// by the admin socket only.
+func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right) error {
+	v := visitorOf(r)
+	switch {
+	case v.err != nil:
+		return s.refuse(r, repo, registry.Action(needs), v)
+	case v.Caller.Kind == auth.Socket:
+		return nil
+	case needs == control.Admin && !s.identities.InUse():
+		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
+	case needs == control.Admin && v.Caller.Kind == auth.Anonymous:
+		return httpx.WithHeader(wire.Unauthenticated, "WWW-Authenticate", basicChallenge)
+	case needs == control.Admin:
+		if d := s.decider.Decide(v.Caller, "", auth.Admin); !d.Allowed {
+			return wire.Denied.With(d.Why)
+		}
+		return nil
+	case repo == "" && v.Caller.Kind == auth.Anonymous && s.identities.InUse():
+		return wire.Unauthenticated
+	}
+	return s.access(r, repo, registry.Action(needs))
+}

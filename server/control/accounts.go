@@ -1,0 +1,189 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"berth.internal/auth"
+	"berth.internal/auth/policy"
+	"berth.internal/internal/control"
+	"berth.internal/internal/httpx"
+	"berth.internal/storage"
+)
+
+const (
+	accountsPage    = 100  // accounts of a page, unless the client says how many
+	accountsPageMax = 1000 // and at most
+)
+
+// accounts returns a page of accounts and where the next one begins.
+func (h *Handler) accounts(kind auth.Kind, q control.AccountsQuery) ([]auth.Account, string, error) {
+	limit, err := pageSize(q.Limit, accountsPage, accountsPageMax)
+	if err != nil {
+		return nil, "", err
+	}
+	list := h.Identities.Accounts(kind, q.After, limit)
+	if len(list) == limit {
+		return list, list[limit-1].Name, nil
+	}
+	return list, "", nil
+}
+
+// listUsers answers GET /users.
+func (h *Handler) listUsers(_ *http.Request, q control.AccountsQuery) (control.Users, error) {
+	list, next, err := h.accounts(auth.User, q)
+	answer := control.Users{Users: []control.User{}, Next: next}
+	for _, a := range list {
+		answer.Users = append(answer.Users, userOf(a))
+	}
+	return answer, err
+}
+
+func userOf(a auth.Account) control.User {
+	return control.User{Name: a.Name, Groups: append([]string{}, a.Groups...), Disabled: a.Disabled, Created: a.Created, Revision: a.Revision}
+}
+
+// user answers GET /users/{user}.
+func (h *Handler) user(_ *http.Request, q control.UserQuery) (control.User, error) {
+	a, err := h.Identities.Account(auth.User, q.User)
+	return userOf(a), accountError(err)
+}
+
+// createUser answers POST /users.
+func (h *Handler) createUser(r *http.Request, q control.CreateUser) (control.User, error) {
+	password, made := q.Password, ""
+	if password == "" {
+		made = rand.Text()
+		password = made
+	}
+	a, err := h.Identities.AddUser(context.WithoutCancel(r.Context()), auth.Account{Name: q.Name, Groups: q.Groups, Disabled: q.Disabled}, password)
+	u := userOf(a)
+	u.Password = made
+	return u, accountError(err)
+}
+
+// replaceUser answers PUT /users/{user}.
+func (h *Handler) replaceUser(r *http.Request, q control.ReplaceUser) (control.User, error) {
+	e := auth.Edit{Password: q.Password, Groups: q.Groups, Disabled: q.Disabled}
+	a, err := h.edit(r, auth.User, q.User, e)
+	return userOf(a), err
+}
+
+func (h *Handler) edit(r *http.Request, kind auth.Kind, name string, e auth.Edit) (auth.Account, error) {
+	if match := r.Header.Get("If-Match"); match != "" {
+		rev, err := strconv.ParseUint(strings.Trim(match, `"`), 10, 64)
+		if err != nil || rev == 0 {
+			return auth.Account{}, control.Invalid.With("If-Match must be the revision of the record that is replaced")
+		}
+		e.Revision = rev
+	}
+	a, err := h.Identities.Change(context.WithoutCancel(r.Context()), kind, name, e)
+	return a, accountError(err)
+}
+
+// deleteUser answers DELETE /users/{user}.
+func (h *Handler) deleteUser(r *http.Request, q control.UserQuery) (control.None, error) {
+	return control.None{}, accountError(h.Identities.Remove(context.WithoutCancel(r.Context()), auth.User, q.User))
+}
+
+// listRobots answers GET /robots.
+func (h *Handler) listRobots(_ *http.Request, q control.AccountsQuery) (control.Robots, error) {
+	list, next, err := h.accounts(auth.Robot, q)
+	answer := control.Robots{Robots: []control.Robot{}, Next: next}
+	for _, a := range list {
+		answer.Robots = append(answer.Robots, robotOf(a))
+	}
+	return answer, err
+}
+
+func robotOf(a auth.Account) control.Robot {
+	r := control.Robot{
+		Name: a.Name, Login: auth.RobotPrefix + a.Name, Grants: []control.Grant{}, Disabled: a.Disabled, Created: a.Created, Expires: a.Expires,
+		Revision: a.Revision,
+	}
+	for _, g := range a.Grants {
+		one := control.Grant{Repositories: g.Repositories, Actions: []string{}}
+		for _, action := range g.Actions {
+			one.Actions = append(one.Actions, string(action))
+		}
+		r.Grants = append(r.Grants, one)
+	}
+	return r
+}
+
+func grantsOf(list []control.Grant) ([]auth.Grant, error) {
+	grants := []auth.Grant{}
+	for i, g := range list {
+		if err := policy.CheckPattern(g.Repositories); err != nil {
+			return nil, control.Invalid.With(err.Error()).In(fmt.Sprintf("grants[%d].repositories", i))
+		}
+		one := auth.Grant{Repositories: g.Repositories}
+		for _, action := range g.Actions {
+			one.Actions = append(one.Actions, auth.Action(action))
+		}
+		grants = append(grants, one)
+	}
+	return grants, nil
+}
+
+// robot answers GET /robots/{robot}.
+func (h *Handler) robot(_ *http.Request, q control.RobotQuery) (control.Robot, error) {
+	a, err := h.Identities.Account(auth.Robot, q.Robot)
+	return robotOf(a), accountError(err)
+}
+
+// createRobot answers POST /robots.
+func (h *Handler) createRobot(r *http.Request, q control.CreateRobot) (control.Robot, error) {
+	grants, err := grantsOf(q.Grants)
+	if err != nil {
+		return control.Robot{}, err
+	}
+	a, secret, err := h.Identities.AddRobot(context.WithoutCancel(r.Context()),
+		auth.Account{Name: q.Name, Grants: grants, Disabled: q.Disabled, Expires: q.Expires})
+	answer := robotOf(a)
+	answer.Secret = secret
+	return answer, accountError(err)
+}
+
+// replaceRobot answers PUT /robots/{robot}.
+func (h *Handler) replaceRobot(r *http.Request, q control.ReplaceRobot) (control.Robot, error) {
+	e := auth.Edit{Disabled: q.Disabled, Expires: q.Expires}
+	if q.Grants != nil {
+		grants, err := grantsOf(*q.Grants)
+		if err != nil {
+			return control.Robot{}, err
+		}
+		e.Grants = &grants
+	}
+	a, err := h.edit(r, auth.Robot, q.Robot, e)
+	return robotOf(a), err
+}
+
+// deleteRobot answers DELETE /robots/{robot}.
+func (h *Handler) deleteRobot(r *http.Request, q control.RobotQuery) (control.None, error) {
+	return control.None{}, accountError(h.Identities.Remove(context.WithoutCancel(r.Context()), auth.Robot, q.Robot))
+}
+
+// accountError is err in the words of the API.
+func accountError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, auth.ErrUnknown):
+		return control.NotFound.With(err.Error())
+	case errors.Is(err, auth.ErrExists):
+		return control.Conflict.With(err.Error() + ": choose another, or delete that one first")
+	case errors.Is(err, auth.ErrInvalid):
+		return control.Invalid.With(strings.ReplaceAll(err.Error(), auth.ErrInvalid.Error()+": ", ""))
+	case errors.Is(err, auth.ErrBusy):
+		return httpx.WithHeader(control.TooMany.With(err.Error()+": try again in a second"), "Retry-After", "1")
+	case errors.Is(err, storage.ErrConflict):
+		return control.Conflict.With("somebody else has changed it: read it again").At(http.StatusPreconditionFailed)
+	}
+	return err
+}
