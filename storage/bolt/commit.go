@@ -30,10 +30,11 @@ type db struct {
 	closing   bool
 	unsettled error // why the last change may be on disk or not; see settle
 
-	views  sync.RWMutex          // held by who reads
-	commit func(*bbolt.Tx) error // (*bbolt.Tx).Commit, but for tests
-	wake   chan struct{}         // holds one element while there is something to do
-	done   chan struct{}         // closed when the writer has returned
+	views     sync.RWMutex          // held by who reads
+	snapshots sync.RWMutex          // held by who makes one
+	commit    func(*bbolt.Tx) error // (*bbolt.Tx).Commit, but for tests
+	wake      chan struct{}         // holds one element while there is something to do
+	done      chan struct{}         // closed when the writer has returned
 }
 
 // request is one function that waits for its turn and then for the disk.
@@ -73,10 +74,10 @@ func (d *db) View(fn func(kv.Tx) error) error {
 	})
 }
 
-// snapshot writes the file as one reader sees it.
+// snapshot writes the file as one reader sees it. It may take long.
 func (d *db) snapshot(w io.Writer) error {
-	d.views.RLock()
-	defer d.views.RUnlock()
+	d.snapshots.RLock()
+	defer d.snapshots.RUnlock()
 	return d.bolt.View(func(t *bbolt.Tx) error {
 		_, err := t.WriteTo(w)
 		return err
@@ -260,6 +261,10 @@ func (d *db) settle() error {
 	if err != nil {
 		return fmt.Errorf("index takes no changes until its disk has kept the one before: %w", medium(err))
 	}
+	if !d.snapshots.TryLock() { // nobody waits for that
+		return fmt.Errorf("index takes no changes until a snapshot of it has ended: %w", medium(unsettled))
+	}
+	defer d.snapshots.Unlock()
 	d.views.Lock()
 	d.views.Unlock() //nolint:staticcheck // empty on purpose: all who read have gone
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -238,8 +239,22 @@ func TestUnsettled(t *testing.T) {
 		holds("b=1 ")
 	}
 
-	// It goes on when the disk does, and when all have gone who read the state before.
+	// It goes on when the disk does, and when all have gone who read the state
+	// before. A snapshot is not waited for.
 	disk.Store(works)
+	snapshot := make(chan error)
+	from, to := io.Pipe()
+	go func() { snapshot <- x.Snapshot(t.Context(), to) }()
+	if _, err := io.ReadFull(from, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("e"); !errors.Is(err, storage.ErrMedium) || !strings.Contains(err.Error(), "snapshot") || x.Ready() == nil {
+		t.Errorf("a change while there is a snapshot = %v, then Ready = %v; want ErrMedium that says so", err, x.Ready())
+	}
+	go func() { _, _ = io.Copy(io.Discard, from) }()
+	if err := <-snapshot; err != nil {
+		t.Error(err)
+	}
 	reading, leave, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
 		done <- x.db.View(func(kv.Tx) error {
@@ -292,8 +307,8 @@ func TestSettlesAlone(t *testing.T) {
 // TestMedium is about the errors of bbolt, some of which are texts.
 func TestMedium(t *testing.T) {
 	for _, tc := range []struct{ err, want error }{
-		{fmt.Errorf("file resize error: %s", &os.PathError{Op: "truncate", Path: "index.db", Err: syscall.ENOSPC}), storage.ErrNoSpace},
-		{fmt.Errorf("file sync error: %s", syscall.EIO), storage.ErrMedium},
+		{errors.New("file resize error: truncate index.db: " + syscall.ENOSPC.Error()), storage.ErrNoSpace},
+		{errors.New("file sync error: " + syscall.EIO.Error()), storage.ErrMedium},
 		{fmt.Errorf("write: %w", syscall.EDQUOT), storage.ErrNoSpace},
 		{fmt.Errorf("write: %w", syscall.EROFS), storage.ErrMedium},
 	} {
