@@ -132,6 +132,9 @@ func identity(ctx context.Context, records storage.Records) (string, error) {
 // commit makes the backup of info the one that dir holds. Between its steps the
 // index that BACKUP names is the next one, which Restore knows.
 func commit(d *datadir.Dir, dir string, info Info) error {
+	if err := durable.SyncDir(d.Path()); err != nil { // the next index is there before BACKUP leads to it
+		return err
+	}
 	if err := info.write(dir); err != nil {
 		return err
 	}
