@@ -27,7 +27,6 @@ type ledger struct {
 	mu       sync.Mutex
 	paths    map[string][]*state // oldest first
 	sessions []*session
-	repos    []string
 }
 
 // state is what a client wanted a path to hold.

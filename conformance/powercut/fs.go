@@ -6,8 +6,10 @@
 // that a whole program can run on it unchanged, its memory maps included.
 //
 // It is as strict as POSIX allows a file system to be: an fsync of a file makes
-// its bytes durable but not its name, and bytes that an fsync failed to write
-// are not written by the next one.
+// its bytes durable but not its name, bytes that an fsync failed to write are not
+// written by the next one, and what is moved to another directory may be in both
+// or in none. Only within a directory a name changes in one step, as on every
+// file system.
 package powercut
 
 import (
@@ -264,8 +266,14 @@ func (n *node) Rename(_ context.Context, old string, to fs.InodeEmbedder, name s
 	if !do {
 		return errno
 	}
-	dir.note(change{kind: Rename, name: name, child: child.Operations().(*node)})
-	n.note(change{kind: Unlink, name: old})
+	moved := change{kind: Rename, name: name, child: child.Operations().(*node)}
+	if dir == n {
+		moved.old = old
+		n.note(moved)
+	} else {
+		dir.note(moved)
+		n.note(change{kind: Unlink, name: old})
+	}
 	if errno != 0 {
 		n.MvChild(old, dir.EmbeddedInode(), name, true)
 	}

@@ -41,6 +41,7 @@ type change struct {
 	kind  Kind
 	name  string // of a directory's
 	child *node  // under name; nil: removed
+	old   string // the name that goes with that, if not empty
 	off   int64  // where data is written, or the new size if data is nil
 	data  []byte
 }
@@ -192,6 +193,7 @@ func (s *stored) apply(c change) {
 		delete(s.names, c.name)
 	default:
 		s.names[c.name] = c.child
+		delete(s.names, c.old)
 	}
 }
 
@@ -212,8 +214,8 @@ func (f *FS) cut(disk map[*node]*stored, n *node, keep float64, rnd *rand.Rand) 
 	t := &Tree{Mode: n.mode, Data: after.data}
 	if n.mode&syscall.S_IFMT == syscall.S_IFDIR {
 		t.Names = map[string]*Tree{}
-		for name, child := range after.names {
-			t.Names[name] = f.cut(disk, child, keep, rnd)
+		for _, name := range slices.Sorted(maps.Keys(after.names)) { // what was drawn can be drawn again
+			t.Names[name] = f.cut(disk, after.names[name], keep, rnd)
 		}
 	}
 	return t

@@ -40,7 +40,8 @@ func unless(name string, sync func() error) error {
 }
 `
 
-// mutants are all syncs of the registry and of the files that clients save.
+// mutants are all syncs of the registry, of backups and of the files that clients
+// save, but for that of the index in a backup: bbolt syncs it again.
 func mutants() []mutant {
 	return []mutant{
 		{"bytes of a small file", "internal/durable/durable.go", "err = f.Sync()", "f.Sync()", begun},
@@ -56,6 +57,9 @@ func mutants() []mutant {
 		{"bytes of a saved blob", "client/layout/oci_target.go", "err = f.Sync()", "f.Sync()", pulled("oci", "one", "two")},
 		{"name of a saved blob", "client/layout/oci_target.go", "durable.SyncDir(filepath.Join(t.staging, dir))", "durable.SyncDir(filepath.Join(t.staging, dir))", pulled("oci", "one")},
 		{"bytes of an archive", "client/layout/tarball.go", "t.file.Sync()", "t.file.Sync()", pulled("oci-archive", "one")},
+		{"name of a backup's index", "storage/backup/write.go", "durable.SyncDir(d.Path())", "durable.SyncDir(d.Path())", backedUp},
+		{"bytes of a copied blob", "storage/disk/import.go", "return f.Sync()", "f.Sync()", backedUp},
+		{"name of a copied blob", "storage/disk/import.go", "err = durable.SyncDir(dir)", "durable.SyncDir(dir)", backedUp},
 		{"the index", "storage/bolt/bolt.go", "NoStatistics:    true,", "", used("small blob")},
 	}
 }
@@ -131,12 +135,16 @@ func TestEachSyncIsNeeded(t *testing.T) {
 	}
 }
 
-// losses cuts the power at every moment, from the last on, until something is
-// lost.
-func losses(t *testing.T, rec recording, binary string) error {
+// losses cuts the power at every moment, from a last one on, until something is
+// lost. What is kept of the rest is drawn several times for each.
+func losses(t *testing.T, rec recording, binary string, last Moment, draws int) error {
 	scratch, rnd := memory(t), rand.New(rand.NewPCG(1, 3))
-	for at := rec.disk.Now(); at >= 0; at-- {
-		for _, keep := range []float64{0, 0.5} {
+	for at := last; at >= 0; at-- {
+		for n := range draws + 1 {
+			keep := 0.
+			if n > 0 {
+				keep = 0.5
+			}
 			if err := rec.cut(scratch, binary, at, keep, rnd); err != nil {
 				return fmt.Errorf("power cut before %s, keeping %v: %w", rec.disk.Describe(at), keep, err)
 			}
@@ -147,13 +155,8 @@ func losses(t *testing.T, rec recording, binary string) error {
 
 // begun looks for what is lost while a registry makes its data directory.
 func begun(t *testing.T, binary string) error {
-	rec := record(t, binary, func(client) {})
-	for range 4 { // the loss is one of several outcomes of a cut at one moment
-		if err := losses(t, rec, binary); err != nil {
-			return err
-		}
-	}
-	return nil
+	// VERSION comes first, and the loss is one of several outcomes at one moment.
+	return losses(t, record(t, binary, func(client) {}), binary, 16, 12)
 }
 
 // interrupted looks for what is lost after somebody made a directory and failed
@@ -179,16 +182,20 @@ func pulled(place string, images ...string) func(t *testing.T, binary string) er
 	}
 }
 
+// backedUp looks for what is lost of backups.
+func backedUp(t *testing.T, binary string) error { return backups(t, binary).losses(t) }
+
 // used looks for what is lost when a registry is changed in one way.
 func used(name string) func(t *testing.T, binary string) error {
 	return func(t *testing.T, binary string) error {
-		return losses(t, record(t, binary, func(c client) {
+		rec := record(t, binary, func(c client) {
 			for _, w := range ways() {
 				if w.name == name {
 					ok(t, w.prepare(c, "id"))
 					ok(t, w.run(c, "id"))
 				}
 			}
-		}, collects), binary)
+		}, collects)
+		return losses(t, rec, binary, rec.disk.Now(), 1)
 	}
 }

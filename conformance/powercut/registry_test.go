@@ -62,7 +62,7 @@ func start(binary, data string, settings ...string) (*registry, error) {
 	case r.url = <-url:
 		return r, nil
 	case <-r.ends:
-		return nil, fmt.Errorf("berth does not start (%v): %s", r.cmd.Wait(), r.said())
+		return nil, fmt.Errorf("berth does not start (%w): %s", r.cmd.Wait(), r.said())
 	}
 }
 
