@@ -31,6 +31,9 @@ type Config struct {
 	// 127.0.0.1:5000.
 	Listen string `yaml:"listen"`
 
+	// TLS makes the registry speak HTTPS.
+	TLS TLS `yaml:"tls"`
+
 	// Data is the directory that keeps everything. Default /var/lib/berth.
 	Data string `yaml:"data"`
 
@@ -197,6 +200,9 @@ func (c Config) Validate() error {
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		wrong("listen: %q is not an address such as 127.0.0.1:5000", c.Listen)
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		wrong("tls: needs both cert and key; berth tls init makes them")
 	}
 	if c.Data == "" {
 		wrong("data: must name a directory")

@@ -4,7 +4,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +62,7 @@ func TestBrokenPolicyFile(t *testing.T) {
 	s.Reload()
 	eventually(t, func() bool {
 		status, answer := tcp("GET", "/readyz", "")
-		return status == 200 && answer == "the latest policy is not in force, but the one before it; the log says why\n"
+		return status == 200 && answer == "the policy needs an administrator: berth admin server and the log say why\n"
 	})
 	if _, answer := admin("GET", wire.Base+"/server", ""); !strings.Contains(answer, `{"name":"policy","ready":true,"reason":"`+file) {
 		t.Errorf("GET /server by an administrator = %s", answer)
@@ -92,7 +91,9 @@ func policyOf(t *testing.T, rules string) policy.Policy {
 // eventually waits until ok holds.
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not come")
 		}

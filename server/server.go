@@ -40,6 +40,8 @@ type Server struct {
 	collector *gc.Collector
 	scrub     *care.Scrub
 	policy    *policy.Live
+	cert      *certificate // nil: plain HTTP
+	patience  patience
 	control   *control.Handler
 	name      string // of the registry
 	handler   http.Handler
@@ -56,7 +58,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen}
+	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen, patience: usualPatience}
 	var err error
 	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
@@ -79,6 +81,10 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.rulesForAnonymous(), Log: log})
 	s.decider = decider{s.policy}
 	gatherer := prometheus.NewRegistry()
+	if cfg.TLS.on() {
+		s.cert = newCertificate(cfg.TLS, log)
+		gatherer.MustRegister(s.cert.metric())
+	}
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
 	gatherer.MustRegister(s.collector.Metrics()...)
@@ -143,12 +149,18 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	if err := s.policy.Load(ctx); err != nil {
 		return err
 	}
+	if s.cert != nil {
+		if err := s.cert.load(ctx); err != nil {
+			return err
+		}
+	}
 	s.name = l.Addr().String()
 	hs := &http.Server{
-		Handler:           s.handler,
-		ReadHeaderTimeout: 20 * time.Second, // bodies may take as long as they make progress
-		IdleTimeout:       3 * time.Minute,
+		Handler:           limitBodies(s.patience.body, s.handler),
+		ReadHeaderTimeout: s.patience.header,
+		IdleTimeout:       s.patience.idle,
 		MaxHeaderBytes:    64 << 10,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: s.patience.body},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext: func(from net.Listener) context.Context {
 			if from == admin {
@@ -161,6 +173,12 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	var background sync.WaitGroup
 	background.Go(func() { s.collector.Run(working) })
 	background.Go(func() { s.policy.Run(working) })
+	scheme, serve := "http", hs.Serve
+	if s.cert != nil {
+		scheme, hs.TLSConfig = "https", s.cert.config()
+		serve = func(l net.Listener) error { return hs.ServeTLS(l, "", "") }
+		background.Go(func() { s.cert.run(working) })
+	}
 	background.Go(func() { s.scrub.Run(working) })
 	background.Go(func() { s.identities.Run(working) })
 	background.Go(func() {
@@ -173,13 +191,13 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	}()
 	served := make(chan error)
 	listeners := 0
-	for _, l := range []net.Listener{l, admin} {
+	for l, serve := range map[net.Listener]func(net.Listener) error{l: serve, admin: hs.Serve} {
 		if l != nil {
 			listeners++
-			go func() { served <- fmt.Errorf("serve on %s: %w", l.Addr(), hs.Serve(l)) }()
+			go func() { served <- fmt.Errorf("serve on %s: %w", l.Addr(), serve(l)) }()
 		}
 	}
-	s.log.Info("registry is ready", "address", l.Addr().String(), "url", "http://"+l.Addr().String())
+	s.log.Info("registry is ready", "address", l.Addr().String(), "url", scheme+"://"+l.Addr().String())
 	var err error
 	select {
 	case err = <-served:
@@ -198,11 +216,14 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	return err
 }
 
-// Reload reads again what the configuration names: the policy, if that is in a
-// file. What cannot be read stays as it was.
+// Reload reads again what the configuration names: the certificate, and the
+// policy, if that is in a file. What cannot be read stays as it was.
 func (s *Server) Reload() {
 	s.log.Info("the configuration's files are read again")
 	s.policy.Reload()
+	if s.cert != nil {
+		s.cert.files.Ask()
+	}
 }
 
 // shutdown lets requests under way end, for ShutdownTimeout.
@@ -227,7 +248,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	var amiss []string
 	for _, part := range s.ready(r.Context()) {
 		if part.Ready && part.Reason != "" {
-			amiss = append(amiss, "the latest "+part.Name+" is not in force, but the one before it; the log says why\n")
+			amiss = append(amiss, "the "+part.Name+" needs an administrator: berth admin server and the log say why\n")
 		}
 		if !part.Ready {
 			s.log.Error("not ready", "part", part.Name, "error", part.Reason)
@@ -259,11 +280,15 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	if x, ok := s.storage.Index.(interface{ Ready() error }); ok {
 		parts = append(parts, part(writing, x.Ready()))
 	}
-	return append(parts, amiss("policy", s.policy.Version().Problem))
+	parts = append(parts, amiss("policy", s.policy.Version().Problem))
+	if s.cert != nil {
+		parts = append(parts, amiss("certificate", s.cert.amiss(time.Now())))
+	}
+	return parts
 }
 
-// amiss is a part that is ready, but not with its latest version: with err the
-// one before it is in force.
+// amiss is a part that is ready; err is why it needs an administrator all the
+// same, such as a new version that could not be put in force.
 func amiss(name string, err error) wire.Part {
 	p := wire.Part{Name: name, Ready: true}
 	if err != nil {

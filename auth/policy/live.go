@@ -15,16 +15,15 @@ import (
 	"time"
 
 	"berth.internal/auth"
+	"berth.internal/internal/follow"
 	"berth.internal/storage"
 )
 
 // key is that of the policy in the Records.
 const key = "policy"
 
-const (
-	poll  = 2 * time.Second // between two looks at the file
-	pause = 5 * time.Second // after a failure of the Records
-)
+// pause is the time after a failure of the Records.
+const pause = 5 * time.Second
 
 // The places where a policy comes from.
 const (
@@ -55,12 +54,11 @@ type LiveConfig struct {
 // read changes nothing. Make it with New.
 type Live struct {
 	LiveConfig
-	now    atomic.Pointer[Version]
-	reload chan struct{}
+	now  atomic.Pointer[Version]
+	file *follow.Files
 
-	mu   sync.Mutex  // held while now is replaced
-	last uint64      // revision of the latest change that was seen, good or not
-	read os.FileInfo // of the file that was read last
+	mu   sync.Mutex // held while now is replaced
+	last uint64     // revision of the latest change that was seen, good or not
 }
 
 // Version is a policy in force.
@@ -75,7 +73,7 @@ type Version struct {
 // New returns the default policy, which Load and Run bring up to date. It panics
 // if the rules of cfg.Base are wrong.
 func New(cfg LiveConfig) *Live {
-	l := &Live{LiveConfig: cfg, reload: make(chan struct{}, 1)}
+	l := &Live{LiveConfig: cfg, file: follow.New(cfg.File)}
 	if err := l.adopt(Version{Policy: Default(), Source: SourceDefault}); err != nil {
 		panic(err)
 	}
@@ -131,63 +129,28 @@ func (l *Live) Load(ctx context.Context) error {
 
 // Run follows changes of the policy until ctx ends.
 func (l *Live) Run(ctx context.Context) {
-	if l.File != "" {
-		l.followFile(ctx)
+	if l.File == "" {
+		l.followRecord(ctx)
 		return
 	}
-	l.followRecord(ctx)
-}
-
-// Reload makes Run look at once.
-func (l *Live) Reload() {
-	select {
-	case l.reload <- struct{}{}:
-	default: // it is about to
-	}
-}
-
-func (l *Live) followFile(ctx context.Context) {
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
-	var before os.FileInfo
-	for {
-		asked := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-l.reload:
-			asked = true
-		case <-ticker.C:
-		}
-		// A file that is being written is read when it stands still: its beginning
-		// may be a policy, too, but another one.
-		now, err := os.Stat(l.File)
+	l.file.Run(ctx, func() {
 		l.mu.Lock()
-		if asked || err != nil || !same(now, l.read) && same(now, before) {
-			l.readFile(ctx)
-		}
-		l.mu.Unlock()
-		before = now
-	}
+		defer l.mu.Unlock()
+		l.readFile(ctx)
+	})
 }
 
-// same tells that a file has most likely not changed. nil is no file.
-func same(a, b os.FileInfo) bool {
-	return a != nil && b != nil && os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
-}
+// Reload makes Run read the file at once.
+func (l *Live) Reload() { l.file.Ask() }
 
 // readFile puts what the file holds in force, if it can be read.
 func (l *Live) readFile(ctx context.Context) {
-	l.read = nil
 	p, err := func() (Policy, error) {
 		f, err := os.Open(l.File)
 		if err != nil {
 			return Policy{}, fmt.Errorf("read the policy: %w", err)
 		}
 		defer f.Close()
-		if l.read, err = f.Stat(); err != nil {
-			return Policy{}, fmt.Errorf("read the policy: %w", err)
-		}
 		text, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
 		if err != nil {
 			return Policy{}, fmt.Errorf("read the policy: %w", err)
@@ -230,7 +193,6 @@ func (l *Live) followRecord(ctx context.Context) {
 		l.Log.ErrorContext(ctx, "changes of the policy cannot be read; it is tried again", "error", err)
 		select {
 		case <-ctx.Done():
-		case <-l.reload:
 		case <-time.After(pause):
 		}
 	}

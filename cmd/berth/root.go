@@ -87,7 +87,7 @@ pulls from it, and the tool for both.`,
 		newRun(std), newExec(std), newPs(std), newLogs(std), newInspect(std),
 		newStart(std), newStop(std), newKill(std), newWait(std), newRm(std),
 		newPull(std), newImages(std), newRmi(std), newInfo(std),
-		newServe(std), newNode(std), newUp(std), newAdmin(std), newPolicy(std), newUser(std), newRobot(std),
+		newServe(std), newNode(std), newUp(std), newAdmin(std), newPolicy(std), newUser(std), newRobot(std), newTLS(std),
 		newRepo(std),
 		newVersion(std),
 	)
