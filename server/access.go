@@ -131,9 +131,9 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 		return nil
 	case !s.identities.InUse():
 		return s.withoutUsers(repo, a)
-	case repo == "" && v.shown.scheme != "": // what they see there is decided name by name
-		return nil
-	case repo == "": // docker login begins here
+	case repo == "" && (v.Caller.Kind != auth.Anonymous || v.shown.scheme != "" && s.decider.Decide(v.Owner, "", auth.Pull).Allowed):
+		return nil // what they see there is decided name by name
+	case repo == "": // docker login begins here, also where everybody may pull
 		return s.challenge(r, repo, a, v, oci.Unauthorized)
 	}
 	d := s.decider.Decide(v.Caller, repo, auth.Action(a))
