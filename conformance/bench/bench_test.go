@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,15 +19,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestTiny runs everything once on the built binary, $BERTH or where make build
-// puts it, and on the floor.
+// TestTiny runs everything once, too little to measure, on the built binary,
+// $BERTH or where make build puts it, on docker-registry and on the floor.
 func TestTiny(t *testing.T) {
 	berth, err := filepath.Abs(cmp.Or(os.Getenv("BERTH"), "../../bin/berth"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	peer, err := exec.LookPath("docker-registry")
+	if err != nil {
+		t.Fatalf("install docker-registry, or run make deps: %v", err)
+	}
 	var out, progress strings.Builder
-	args := []string{"-tiny", "-rounds", "1", "-json", "-dir", t.TempDir(), "-berth", berth}
+	args := []string{"-tiny", "-rounds", "1", "-json", "-dir", t.TempDir(), "-berth", berth, "-peer", peer}
 	if err := command(t.Context(), args, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}
@@ -39,7 +44,7 @@ func TestTiny(t *testing.T) {
 		measured[r.Target+": "+r.Load] = median(r.Values)
 	}
 	for _, l := range loads(small()) {
-		for _, target := range []string{"berth", "floor"} {
+		for _, target := range []string{"berth", "docker-registry", "floor"} {
 			if what := target + ": " + l.name; measured[what] <= 0 && (!l.lists || target != "floor") {
 				t.Errorf("%s: measured %g %s", what, measured[what], l.unit)
 			}
@@ -54,7 +59,7 @@ func TestTiny(t *testing.T) {
 		}
 	}
 	var table strings.Builder
-	targets := []*target{{name: "berth"}, {name: "floor"}}
+	targets := []*target{{name: "berth"}, {name: "docker-registry"}, {name: "floor"}}
 	if err := show(&table, targets, results); err != nil {
 		t.Fatal(err)
 	}
