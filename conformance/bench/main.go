@@ -25,7 +25,8 @@ import (
 )
 
 type options struct {
-	berth, dir  string
+	dir         string
+	berths      []string
 	peers, urls []string
 	floor       bool
 	rounds      int
@@ -58,7 +59,7 @@ func command(ctx context.Context, args []string, out, progress io.Writer) error 
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ExitOnError)
-	f.StringVar(&o.berth, "berth", "", "berth `binary` to start")
+	f.Func("berth", "berth `binary` to start; may be repeated, to compare two", func(s string) error { o.berths = append(o.berths, s); return nil })
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the servers' data")
 	f.IntVar(&o.rounds, "rounds", 3, "how often each load runs on each registry")
 	f.BoolVar(&o.floor, "floor", true, "also measure the least that a server in Go could do")
@@ -102,7 +103,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.berth != "" {
+	if len(o.berths) == 1 {
 		ours, err := o.ours(ctx, dir, progress)
 		if err != nil {
 			return err
@@ -118,8 +119,12 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 // targets returns berth first: the others are compared with it.
 func (o options) targets() ([]*target, error) {
 	var targets []*target
-	if o.berth != "" {
-		targets = append(targets, berthTarget(o.berth))
+	for i, b := range o.berths {
+		t := berthTarget(b)
+		if i > 0 {
+			t.name = fmt.Sprint(t.name, i+1)
+		}
+		targets = append(targets, t)
 	}
 	for _, p := range o.peers {
 		targets = append(targets, peerTarget(p))

@@ -63,7 +63,7 @@ func (o options) collect(ctx context.Context, data string) (rows []result, err e
 	s := o.sizes
 	// Nothing is collected now: the first round is over before there is
 	// anything, and no second one comes.
-	t := berthTarget(o.berth, "BERTH_GRACE=1ms", "BERTH_COLLECT_INTERVAL=1h")
+	t := berthTarget(o.berths[0], "BERTH_GRACE=1ms", "BERTH_COLLECT_INTERVAL=1h")
 	if _, err := t.up(ctx, data); err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (o options) collect(ctx context.Context, data string) (rows []result, err e
 
 	// All of it is due now, and nothing of what comes.
 	began := time.Now()
-	t.start = berthTarget(o.berth, "BERTH_GRACE=1h", "BERTH_COLLECT_INTERVAL=10ms").start
+	t.start = berthTarget(o.berths[0], "BERTH_GRACE=1h", "BERTH_COLLECT_INTERVAL=10ms").start
 	if _, err := t.up(ctx, data); err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (t *target) metric(ctx context.Context, name string) (float64, error) {
 // start measures how long berth takes until it answers, after it was killed and
 // its index has left the memory.
 func (o options) start(ctx context.Context, data string) (rows []result, err error) {
-	t := berthTarget(o.berth)
+	t := berthTarget(o.berths[0])
 	if _, err := t.up(ctx, data); err != nil {
 		return nil, err
 	}

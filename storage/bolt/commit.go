@@ -123,10 +123,16 @@ func (d *db) wakeWriter() {
 	}
 }
 
+// maxPatience bounds what a change waits for others when the disk is slow.
+const maxPatience = 20 * time.Millisecond
+
 // write is the writer: it commits until Close, and then what still waits.
 func (d *db) write() {
 	defer close(d.done)
+	callers, took := 0, time.Duration(0) // of the last commit, with those who waited for its end
 	for {
+		d.gather(callers, min(took/2, maxPatience))
+		callers = 0
 		d.mu.Lock()
 		batch := d.waiting
 		d.waiting = nil
@@ -138,7 +144,11 @@ func (d *db) write() {
 		}
 		switch {
 		case len(batch) > 0:
+			began := time.Now()
 			d.commitAll(batch)
+			d.mu.Lock()
+			callers, took = len(batch)+len(d.waiting), time.Since(began)
+			d.mu.Unlock()
 		case closing:
 			return
 		default:
@@ -147,6 +157,31 @@ func (d *db) write() {
 			case <-again:
 				_ = d.settle() // Ready tells
 			}
+		}
+	}
+}
+
+// gather waits until that many functions wait, but not longer than patience.
+// Who was served comes again in a moment, as long as there is more to push: the
+// first of them, taken alone, would make all others wait for a commit of its
+// own.
+func (d *db) gather(callers int, patience time.Duration) {
+	if callers < 2 {
+		return
+	}
+	enough := time.NewTimer(patience)
+	defer enough.Stop()
+	for {
+		d.mu.Lock()
+		all := len(d.waiting) >= callers || d.closing
+		d.mu.Unlock()
+		if all {
+			return
+		}
+		select {
+		case <-d.wake:
+		case <-enough.C:
+			return
 		}
 	}
 }

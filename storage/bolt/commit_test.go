@@ -88,6 +88,53 @@ func gather(d *db, n int) {
 
 var errTest = errors.New("test")
 
+// TestTogether lets eight callers change the index again and again, as clients
+// do that push: they share commits, all eight of them. Who is alone waits for
+// nobody.
+func TestTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := openTest(t)
+		defer x.Close()
+		const disk = time.Millisecond
+		commits := 0
+		x.db.commit = func(t *bbolt.Tx) error {
+			commits++
+			time.Sleep(disk)
+			return t.Commit()
+		}
+		change := func(caller, i int) {
+			if err := x.db.Update(func(tx kv.Tx) error {
+				tx.Put(fmt.Append(nil, caller, "-", i), []byte{1})
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		const callers, times = 8, 20
+		var all sync.WaitGroup
+		for caller := range callers {
+			all.Go(func() {
+				for i := range times {
+					time.Sleep(time.Duration(caller+1) * disk / 50) // what a client takes to come again
+					change(caller, i)
+				}
+			})
+		}
+		all.Wait()
+		if commits > times+2 {
+			t.Errorf("%d changes of %d callers took %d commits, want about %d", callers*times, callers, commits, times)
+		}
+		for i := range 3 {
+			time.Sleep(10 * disk)
+			began := time.Now()
+			change(callers, i)
+			if took := time.Since(began); took != disk {
+				t.Errorf("change %d of a caller that is alone took %v, want %v", i, took, disk)
+			}
+		}
+	})
+}
+
 func TestBatchOutcomes(t *testing.T) {
 	x := openTest(t)
 	put := func(k, v string) func(kv.Tx) error {

@@ -1,0 +1,114 @@
+package server_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth.internal/server"
+	"berth.internal/storage"
+	"berth.internal/storage/bolt"
+	"berth.internal/storage/disk"
+	"berth.internal/storage/kv"
+)
+
+// sink is a response writer that costs next to nothing: what is measured is
+// ours, not net/http's.
+type sink struct {
+	header http.Header
+	status int
+}
+
+func (s *sink) Header() http.Header         { return s.header }
+func (s *sink) WriteHeader(status int)      { s.status = status }
+func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
+
+// BenchmarkRequest is what one request costs between net/http and the disk.
+func BenchmarkRequest(b *testing.B) {
+	dir := b.TempDir()
+	index, err := bolt.Open(filepath.Join(dir, "index.db"), kv.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer index.Close()
+	store, err := disk.Open(dir, disk.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	s, err := server.Open(b.Context(), server.DefaultConfig(), storage.Drivers{Store: store, Index: index, Records: index}, log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := s.Handler()
+	do := func(method, path string, body []byte, want int) http.Header {
+		r := httptest.NewRequestWithContext(b.Context(), method, path, bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+		w := &sink{header: http.Header{}, status: 200}
+		if h.ServeHTTP(w, r); w.status != want {
+			b.Fatalf("%s %s = %d, want %d", method, path, w.status, want)
+		}
+		return w.header
+	}
+	blob := func(n int) []byte { return bytes.Repeat(fmt.Appendf(nil, "%08d", n), 512) }
+	push := func(body []byte) string {
+		d := digest.FromBytes(body).String()
+		do("PUT", do("POST", "/v2/team/app/blobs/uploads/", nil, 202).Get("Location")+"?digest="+d, body, 201)
+		return d
+	}
+	layer := push(blob(0))
+	manifest := func(n int) []byte {
+		return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":4096},"layers":[],"annotations":{"n":"%d"}}`, layer, n)
+	}
+	for i := range 500 {
+		do("PUT", fmt.Sprintf("/v2/team/app/manifests/t%d", i), manifest(0), 201)
+	}
+	for _, bc := range []struct {
+		name, method, path string
+	}{
+		{"HEAD_blob", "HEAD", "/v2/team/app/blobs/" + layer},
+		{"GET_blob", "GET", "/v2/team/app/blobs/" + layer},
+		{"GET_manifest", "GET", "/v2/team/app/manifests/t250"},
+		{"HEAD_manifest", "HEAD", "/v2/team/app/manifests/t250"},
+		{"tags", "GET", "/v2/team/app/tags/list"},
+		{"POST_upload", "POST", "/v2/team/app/blobs/uploads/"},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			r := httptest.NewRequestWithContext(b.Context(), bc.method, bc.path, nil)
+			r.Header = http.Header{"Accept": {"application/vnd.oci.image.manifest.v1+json"}, "User-Agent": {"bench"}}
+			w := &sink{header: http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.header)
+				w.status = 200
+				if h.ServeHTTP(w, r); w.status >= 300 {
+					b.Fatalf("%s %s = %d", bc.method, bc.path, w.status)
+				}
+			}
+		})
+	}
+	b.Run("push_blob", func(b *testing.B) {
+		n := rand.IntN(1 << 30)
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			push(blob(n))
+		}
+	})
+	b.Run("push_manifest", func(b *testing.B) {
+		n := rand.IntN(1 << 30)
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			do("PUT", fmt.Sprint("/v2/team/app/manifests/n", n), manifest(n), 201)
+		}
+	})
+}
