@@ -199,7 +199,7 @@ or anonymous.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.Subject, "as", "", "`who` asks")
-	f.StringSliceVar(&q.Groups, "group", nil, "a `group` that the user is in; may be repeated")
+	f.StringSliceVar(&q.Groups, "group", nil, "a `group` that the user is in; may be repeated; default those that the server knows")
 	f.StringArrayVar(&claims, "claim", nil, "`KEY=VALUE` that the token of a CI job says; may be repeated")
 	f.StringVar(&file, "file", "", "ask the policy in this `file` instead of the one in force")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

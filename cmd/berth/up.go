@@ -40,6 +40,9 @@ one data directory. Without root there is only the registry. ` + settingsHelp,
 // node is the configuration of the node beside a registry at address.
 func (c upConfig) node(address string) node.Config {
 	cfg := defaultNode()
+	if c.Server.TLS.Cert != "" {
+		address = "https://" + address // the CA must be one that this machine trusts
+	}
 	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket = address, c.Name, c.Server.Data, c.Socket
 	return cfg
 }

@@ -27,7 +27,7 @@ type PolicyUpdate struct {
 // PolicyQuestion asks what a caller may do.
 type PolicyQuestion struct {
 	Subject string            `json:"subject"`          // user:NAME, robot:NAME, node:NAME or anonymous
-	Groups  []string          `json:"groups,omitempty"` // that a user is in
+	Groups  []string          `json:"groups,omitempty"` // that a user is in; absent: those that the server knows
 	Claims  map[string]string `json:"claims,omitempty"` // of a CI job's token
 	Action  string            `json:"action"`
 	Repo    string            `json:"repo,omitempty"` // for admin none

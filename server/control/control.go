@@ -52,7 +52,9 @@ type Config struct {
 
 	Version string
 
-	Policy *policy.Live
+	// Policy is what can be changed of what decides; Decider is all of it.
+	Policy  *policy.Live
+	Decider auth.Decider
 
 	Index      storage.Index
 	Rules      func(repo string) storage.Rules // under which names change in repo

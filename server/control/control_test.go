@@ -63,6 +63,7 @@ func newHandler(rights ...Right) *Handler {
 	if err != nil {
 		panic(err) // the records are in memory
 	}
+	live := policy.New(policy.LiveConfig{Records: index, Log: slog.New(slog.DiscardHandler)})
 	h := New(Config{
 		Identities: identities,
 		Access: func(_ *http.Request, repo string, needs Right) error {
@@ -75,8 +76,8 @@ func newHandler(rights ...Right) *Handler {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
 		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
-		Policy: policy.New(policy.LiveConfig{Records: index, Log: slog.New(slog.DiscardHandler)}),
-		Store:  new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
+		Policy: live, Decider: live,
+		Store: new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
 		Index: index, Rules: func(string) storage.Rules { return storage.Rules{} },
 		Collector: gc.New(new(mem.Store), index, gc.Config{}, slog.New(slog.DiscardHandler)),
 		Log:       slog.New(slog.DiscardHandler),

@@ -102,7 +102,16 @@ func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control
 			return answer, control.Invalid.With(messageOf(err)).In(fieldRepo)
 		}
 	}
-	var decider auth.Decider = h.Policy
+	// Of accounts that are there the server knows more than the question says.
+	if c.Kind == auth.User || c.Kind == auth.Robot {
+		if known, err := h.Identities.Account(c.Kind, c.Name); err == nil {
+			c.Limits = known.Grants
+			if q.Groups == nil {
+				c.Groups = known.Groups
+			}
+		}
+	}
+	decider := h.Decider
 	if q.Rules != nil {
 		e, err := policy.Compile(policy.Policy{Rules: slices.Concat(policy.FromWire(q.Rules), h.Policy.Base)})
 		if wrong, ok := errors.AsType[policy.Problems](err); ok {
