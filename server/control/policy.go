@@ -48,7 +48,6 @@ func (h *Handler) putPolicy(r *http.Request, q control.PolicyUpdate) (control.Po
 	case err != nil:
 		return control.Policy{}, err
 	}
-	h.Log.InfoContext(r.Context(), "the policy was replaced", "rules", len(p.Rules))
 	return h.policy(r, control.None{})
 }
 
