@@ -112,8 +112,11 @@ func (c client) ask(method, path string, body []byte) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if strings.Contains(path, "/manifests/") {
+	switch {
+	case strings.Contains(path, "/manifests/"):
 		req.Header.Set("Content-Type", typeImage)
+	case strings.HasPrefix(path, "/berth/"):
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -364,6 +367,19 @@ func (c client) collected() (err error) {
 	return err
 }
 
+// trashed pushes a whole image and deletes its manifest.
+func (c client) trashed(id string) error {
+	if err := c.tagged(id); err != nil {
+		return err
+	}
+	return c.untagged(id)
+}
+
+// untagged deletes the manifest of an image.
+func (c client) untagged(id string) error {
+	return c.remove("/v2/team/"+id+"/manifests/"+digest(image(id)), "/v2/team/"+id+"/manifests/1")
+}
+
 func nothing(client, string) error { return nil }
 
 // ways are all that there are.
@@ -410,8 +426,21 @@ func ways() []way {
 			return c.tag("team/"+id, "1", manifest(1, config(id), layer(id)))
 		}},
 		{"tag deleted", client.tagged, func(c client, id string) error { return c.remove("/v2/team/" + id + "/manifests/1") }},
-		{"manifest deleted", client.tagged, func(c client, id string) error {
-			return c.remove("/v2/team/"+id+"/manifests/"+digest(image(id)), "/v2/team/"+id+"/manifests/1")
+		{"manifest deleted", client.tagged, client.untagged},
+		{"manifest restored", client.trashed, func(c client, id string) error {
+			m := image(id)
+			byTag := c.want("/v2/team/"+id+"/manifests/1", string(m))
+			byDigest := c.want("/v2/team/"+id+"/manifests/"+digest(m), string(m))
+			_, err := c.do("POST", "/berth/v1/restore", fmt.Appendf(nil, `{"repo":"team/%s","digest":%q}`, id, digest(m)), 200)
+			if err == nil {
+				byTag()
+				byDigest()
+			}
+			return err
+		}},
+		{"manifest purged", client.trashed, func(c client, id string) error {
+			_, err := c.do("DELETE", "/berth/v1/trash?repo=team/"+id+"&digest="+digest(image(id)), nil, 200)
+			return err
 		}},
 		{"blob deleted", func(c client, id string) error { return c.post("team/"+id, layer(id)) }, func(c client, id string) error {
 			if err := c.remove(blobPath("team/"+id, layer(id))); err != nil {

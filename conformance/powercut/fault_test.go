@@ -80,13 +80,16 @@ func honest(err error, errno syscall.Errno) error {
 	if !errors.As(err, &f) {
 		return err // no answer
 	}
-	var body struct {
-		Errors []struct{ Code, Message string }
+	type reason struct{ Code, Message string }
+	var body struct { // of the registry's API, and of the control API
+		Errors []reason
+		Error  reason
 	}
-	if err := json.Unmarshal(f.body, &body); err != nil || len(body.Errors) == 0 || body.Errors[0].Code == "" {
+	if err := json.Unmarshal(f.body, &body); err != nil {
 		return fmt.Errorf("%w: not an error of the protocol", f)
 	}
-	if f.status/100 != 5 || (f.status == 507) != (errno == syscall.ENOSPC) || !strings.Contains(body.Errors[0].Message, "disk") {
+	why := append(body.Errors, body.Error)[0]
+	if f.status/100 != 5 || (f.status == 507) != (errno == syscall.ENOSPC) || why.Code == "" || !strings.Contains(why.Message, "disk") {
 		return fmt.Errorf("%w: not the right reason", f)
 	}
 	return nil

@@ -154,6 +154,8 @@ func failure(err error) *control.Error {
 		return translate(registry)
 	case errors.Is(err, storage.ErrNoSpace):
 		return control.Unavailable.With("the server's disk is full: free space on it, then try again").At(http.StatusInsufficientStorage)
+	case errors.Is(err, storage.ErrMedium):
+		return control.Internal.With("the server's disk failed: the change is done or not; try again, and if that fails too, look at the disk; the log says more")
 	}
 	return control.Internal
 }
