@@ -39,6 +39,9 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 		return err
 	}
 	c, err := h.Index.Promise(r.Context(), t.name, d, h.Rules(t.name).Grace)
+	if unwritten(err) {
+		c, err = h.Index.Blob(r.Context(), t.name, d)
+	}
 	if err != nil {
 		return blobUnknown(err)
 	}
@@ -50,6 +53,13 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 	w.Header()["Content-Length"] = []string{strconv.FormatInt(c.Size, 10)} // whatever Range says: that is for GET only
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// unwritten tells whether a promise was not made because the disk takes no
+// changes. Then the answer comes without it: pulls go on, and a push that relies
+// on it is told so by the PUT of its manifest, which looks again.
+func unwritten(err error) bool {
+	return errors.Is(err, storage.ErrMedium) || errors.Is(err, storage.ErrNoSpace)
 }
 
 func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Content) error {

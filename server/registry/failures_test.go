@@ -297,3 +297,29 @@ func TestTooManyUploads(t *testing.T) {
 	}
 	must(t, h, "POST", "/v2/a/blobs/uploads/", "", 202)
 }
+
+// readOnly is an index on a disk that takes no changes.
+type readOnly struct{ storage.Index }
+
+func (readOnly) Promise(context.Context, string, digest.Digest, time.Duration) (storage.Content, error) {
+	return storage.Content{}, storage.Medium(syscall.EIO)
+}
+
+func (readOnly) PromiseManifest(context.Context, string, digest.Digest, time.Duration) (storage.Manifest, error) {
+	return storage.Manifest{}, storage.Medium(syscall.ENOSPC)
+}
+
+// TestPullsNeedNoPromise reads where no promise can be written.
+func TestPullsNeedNoPromise(t *testing.T) {
+	h := newHandler(t)
+	d := pushBlob(t, h, "a", "a blob").String()
+	m := image(t, h, "a", "")
+	must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+	h.Index = readOnly{h.Index}
+	must(t, h, "HEAD", "/v2/a/blobs/"+d, "", 200)
+	must(t, h, "HEAD", "/v2/a/blobs/"+digest.FromString("another").String(), "", 404)
+	for _, method := range []string{"HEAD", "GET"} {
+		must(t, h, method, "/v2/a/manifests/"+digest.FromString(m).String(), "", 200)
+		must(t, h, method, "/v2/a/manifests/"+digest.FromString("another").String(), "", 404)
+	}
+}

@@ -64,6 +64,9 @@ func (h *Handler) manifest(r *http.Request, t target) (storage.Manifest, error) 
 		}
 		// Who is told that it is there does not push it: an index of it may follow.
 		m, err = h.Index.PromiseManifest(r.Context(), t.name, d, h.Rules(t.name).Grace)
+		if unwritten(err) {
+			m, err = h.Index.Manifest(r.Context(), t.name, d)
+		}
 	} else {
 		if _, bad := oci.ParseTag(t.ref); bad != nil {
 			return m, oci.ManifestUnknown.Because(bad)
