@@ -85,9 +85,21 @@ func (r *Registry) Host() string { return r.base.Host }
 // URL is its address, without a path.
 func (r *Registry) URL() string { return r.base.Scheme + "://" + r.base.Host }
 
-// Transport trusts the registry's certificate, for those who speak another API
-// with the same server.
-func (r *Registry) Transport() http.RoundTripper { return r.http.Transport }
+// Transport trusts the registry's certificate and shows it the name and the
+// password, for those who speak another API with the same server.
+func (r *Registry) Transport() http.RoundTripper { return withBasic{r} }
+
+// withBasic sends a request with Basic, to the registry's own host only.
+type withBasic struct{ r *Registry }
+
+func (b withBasic) RoundTrip(req *http.Request) (*http.Response, error) {
+	a := b.r.auth
+	if a.username != "" && a.username != identityToken && req.URL.Host == b.r.base.Host {
+		req = req.Clone(req.Context())
+		req.SetBasicAuth(a.username, a.password)
+	}
+	return b.r.http.Transport.RoundTrip(req)
+}
 
 // Ping checks that there is a registry, and that it accepts the credentials:
 // end-1.
