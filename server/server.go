@@ -146,11 +146,14 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	if s.cfg.Anonymous != AnonymousNone && !s.identities.InUse() {
 		s.log.Warn("everybody who reaches this address may use the registry without a password", "anonymous", string(s.cfg.Anonymous), "address", l.Addr().String())
 	}
-	if err := s.policy.Load(ctx); err != nil {
+	// Read to the end: who is asked to stop meanwhile has not failed, and stops
+	// right after.
+	reading := context.WithoutCancel(ctx)
+	if err := s.policy.Load(reading); err != nil {
 		return err
 	}
 	if s.cert != nil {
-		if err := s.cert.load(ctx); err != nil {
+		if err := s.cert.load(reading); err != nil {
 			return err
 		}
 	}

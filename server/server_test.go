@@ -329,3 +329,13 @@ func TestServeEndsWithItsListeners(t *testing.T) {
 		}
 	}
 }
+
+// A server that is asked to stop while it starts has not failed.
+func TestStopWhileStarting(t *testing.T) {
+	s, _ := newServer(t, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := s.Serve(ctx, listenOnce(t), nil); err != nil {
+		t.Errorf("Serve with a context that has ended = %v", err)
+	}
+}
