@@ -139,7 +139,7 @@ func (s *Service) mirrorOf(kind Kind) *mirror[record] {
 // Account returns the account of that kind and name. Errors: ErrUnknown.
 func (s *Service) Account(kind Kind, name string) (Account, error) {
 	r, rev := s.mirrorOf(kind).get(name)
-	if r == nil {
+	if r == nil || kind != User && kind != Robot {
 		return Account{}, fmt.Errorf("%s %.80q: %w", kind, name, ErrUnknown)
 	}
 	return r.account(kind, name, rev), nil

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
 	"berth.internal/auth"
-	"berth.internal/auth/policy"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
@@ -171,24 +169,6 @@ func (s *Server) withoutUsers(repo string, a registry.Action) error {
 		return oci.Denied.With("the registry has no users any more: its administrator can make one with berth user add", nil)
 	}
 	return oci.Denied.With(d.Why, nil)
-}
-
-// decider is the policy, beside what robots were made for: the list of who made a
-// robot is a rule for it, but any rule of the policy comes first.
-type decider struct{ policy auth.Decider }
-
-// Decide implements auth.Decider.
-func (d decider) Decide(c auth.Caller, repo string, a auth.Action) auth.Decision {
-	said := d.policy.Decide(c, repo, a)
-	if said.Allowed || said.Rule != "" || c.Kind != auth.Robot || a == auth.Admin {
-		return said
-	}
-	for _, g := range c.Limits {
-		if slices.Contains(g.Actions, a) && policy.Match(g.Repositories, repo) {
-			return auth.Decision{Allowed: true, Rule: c.String(), Why: "the robot was made for it"}
-		}
-	}
-	return said
 }
 
 // refuse answers a credential that is good for nothing.

@@ -314,6 +314,41 @@ func TestMountAndCatalog(t *testing.T) {
 	}
 }
 
+// TestPolicyTestKnowsAccounts asks what the policy says of accounts that the
+// server knows, and compares that with what they may do.
+func TestPolicyTestKnowsAccounts(t *testing.T) {
+	s, secret := people(t, nil)
+	for _, tc := range []struct {
+		subject, who, action, repo string
+		allowed                    bool
+	}{
+		{"user:ann", ann, "push", "a", true},
+		{"user:bob", bob, "push", "a", false},
+		{"robot:ci", "robot+ci:" + secret, "push", "team/app", true},
+		{"robot:ci", "robot+ci:" + secret, "push", "a", false},
+	} {
+		w := as(t, s, ann, "POST", wire.Base+"/policy/test", fmt.Sprintf(`{"subject":%q,"action":%q,"repo":%q}`, tc.subject, tc.action, tc.repo), "Content-Type", "application/json")
+		var answer wire.PolicyAnswer
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Allowed != tc.allowed || answer.Why == "" {
+			t.Errorf("may %s %s %s = %d %s, want %v", tc.subject, tc.action, tc.repo, w.Code, w.Body, tc.allowed)
+		}
+		if w := as(t, s, tc.who, "POST", "/v2/"+tc.repo+"/blobs/uploads/", ""); (w.Code == 202) != tc.allowed {
+			t.Errorf("%s does %s %s = %d %s, want %v", tc.subject, tc.action, tc.repo, w.Code, w.Body, tc.allowed)
+		}
+	}
+	// A rule of the policy comes before what the robot was made for.
+	w := as(t, s, ann, "PUT", wire.Base+"/policy", `{"rules":[{"subject":"group:admins","repositories":"**","allow":["pull","push","admin"]},{"subject":"robot:ci","repositories":"team/closed","deny":["push"]}]}`,
+		"Content-Type", "application/json", "If-Match", "0")
+	if w.Code != 200 {
+		t.Fatalf("PUT /policy = %d %s", w.Code, w.Body)
+	}
+	for repo, want := range map[string]int{"team/closed": 403, "team/app": 202} {
+		if w := as(t, s, "robot+ci:"+secret, "POST", "/v2/"+repo+"/blobs/uploads/", ""); w.Code != want {
+			t.Errorf("a push to %s = %d %s, want %d", repo, w.Code, w.Body, want)
+		}
+	}
+}
+
 func TestUploadsHaveOwners(t *testing.T) {
 	s, _ := people(t, nil)
 	w := as(t, s, ann, "POST", "/v2/a/blobs/uploads/", "")

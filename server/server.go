@@ -79,7 +79,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	}, log)
 	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
 	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.rulesForAnonymous(), Log: log})
-	s.decider = decider{s.policy}
+	s.decider = policy.WithRobots{Decider: s.policy}
 	gatherer := prometheus.NewRegistry()
 	if cfg.TLS.on() {
 		s.cert = newCertificate(cfg.TLS, log)
@@ -143,7 +143,7 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // Then it accepts no more and returns when those under way have ended, or
 // ShutdownTimeout is over. It is called once; admin may be nil.
 func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
-	if s.cfg.Anonymous != AnonymousNone && !s.identities.InUse() {
+	if s.cfg.Anonymous != AnonymousNone {
 		s.log.Warn("everybody who reaches this address may use the registry without a password", "anonymous", string(s.cfg.Anonymous), "address", l.Addr().String())
 	}
 	// Read to the end: who is asked to stop meanwhile has not failed, and stops
@@ -158,6 +158,9 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		}
 	}
 	s.name = l.Addr().String()
+	if host, _, err := net.SplitHostPort(s.cfg.Listen); s.cert == nil && s.proxies == nil && s.identities.InUse() && (err != nil || !loopback(host)) {
+		s.log.Warn("passwords come to this address in the clear: set tls.cert and tls.key, or name the proxy that speaks TLS for it as trusted_proxies", "address", s.name)
+	}
 	hs := &http.Server{
 		Handler:           limitBodies(s.patience.body, s.handler),
 		ReadHeaderTimeout: s.patience.header,

@@ -116,7 +116,7 @@ func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control
 		if wrong, ok := errors.AsType[policy.Problems](err); ok {
 			return answer, invalidRules(wrong)
 		}
-		decider = e
+		decider = policy.WithRobots{Decider: e}
 	}
 	d := decider.Decide(c, q.Repo, a)
 	return control.PolicyAnswer{Allowed: d.Allowed, Rule: d.Rule, Why: d.Why}, nil
