@@ -72,24 +72,27 @@ func visitorOf(r *http.Request) *visitor {
 	if v, ok := r.Context().Value(visitorKey{}).(*visitor); ok {
 		return v
 	}
-	return &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
+	return anonymous
 }
+
+// anonymous is who has not said who he is. It is not changed.
+var anonymous = &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
 
 func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owner: c} }
 
 // identify finds out who sent the request, once for all that is asked about it.
 // Without users, credentials say nothing.
 func (s *Server) identify(r *http.Request) *http.Request {
-	v := &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
-	switch {
-	case isAdmin(r):
-		v.Session = sessionOf(auth.Caller{Kind: auth.Socket})
-	case r.Header["Authorization"] == nil || !s.identities.InUse():
+	if !isAdmin(r) && (r.Header["Authorization"] == nil || !s.identities.InUse()) {
 		return r
-	default:
-		s.recognize(r, v)
 	}
-	return r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
+	v := *anonymous
+	if isAdmin(r) {
+		v.Session = sessionOf(auth.Caller{Kind: auth.Socket})
+	} else {
+		s.recognize(r, &v)
+	}
+	return r.WithContext(context.WithValue(r.Context(), visitorKey{}, &v))
 }
 
 func (s *Server) recognize(r *http.Request, v *visitor) {

@@ -66,7 +66,8 @@ type Blobs interface {
 	// Blob returns the content that repo holds under d. Errors: ErrNotFound.
 	Blob(ctx context.Context, repo string, d digest.Digest) (Content, error)
 
-	// Promise is Blob for an answer that lets a client skip an upload. If d
+	// Promise is Blob for an answer that lets a client skip an upload: what is
+	// inline stays where it is, and Inline is nil. If d
 	// waits for review, the review is moved to grace from now, written only
 	// when less than half of grace is left. Otherwise it is a read. No event
 	// moves a review to an earlier time. Errors: ErrNotFound.

@@ -34,20 +34,24 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	defer content.Close()
 	d := m.Digest.String()
+	v := []string{d, `"` + d + `"`, m.MediaType, strconv.FormatInt(m.Size, 10)} // one allocation for all
 	head := w.Header()
-	head["Docker-Content-Digest"] = []string{d}
-	head["Etag"] = []string{`"` + d + `"`}
+	head["Docker-Content-Digest"], head["Etag"] = v[0:1:1], v[1:2:2]
 	if match := r.Header.Get("If-None-Match"); match != "" && etagMatches(match, d) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	head["Content-Type"] = []string{m.MediaType}
-	head["Content-Length"] = []string{strconv.FormatInt(m.Size, 10)}
+	head["Content-Type"], head["Content-Length"] = v[2:3:3], v[3:4:4]
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if _, err = io.CopyN(w, content, m.Size); err != nil {
+	if m.Key == "" {
+		_, err = w.Write(m.Inline)
+	} else {
+		_, err = io.CopyN(w, content, m.Size)
+	}
+	if err != nil {
 		return fmt.Errorf("send manifest %s: %w", d, err)
 	}
 	return nil

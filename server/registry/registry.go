@@ -145,9 +145,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.http.ServeHTTP(w, r)
 }
 
+var apiVersion = []string{"registry/2.0"}
+
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	head := w.Header()
-	head["Docker-Distribution-Api-Version"] = []string{"registry/2.0"}
+	head["Docker-Distribution-Api-Version"] = apiVersion
 	t, err := route(r.URL)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -138,6 +139,7 @@ func bucket() []byte { return []byte("rows") }
 // functions in a bbolt transaction can fail alone.
 type tx struct {
 	rows *bbolt.Bucket
+	look *bbolt.Cursor // of Get: the bucket's own makes a new one for each key
 	undo []change
 	err  error // of the first write that bbolt refused
 }
@@ -145,7 +147,15 @@ type tx struct {
 // change is a key and what it held before; nil is nothing.
 type change struct{ key, value []byte }
 
-func (t *tx) Get(key []byte) []byte { return t.rows.Get(key) }
+func (t *tx) Get(key []byte) []byte {
+	if t.look == nil {
+		t.look = t.rows.Cursor()
+	}
+	if k, v := t.look.Seek(key); bytes.Equal(k, key) {
+		return v
+	}
+	return nil
+}
 
 func (t *tx) Put(key, value []byte) {
 	if t.err == nil && len(value) == 0 {
@@ -154,14 +164,14 @@ func (t *tx) Put(key, value []byte) {
 	if t.err != nil {
 		return
 	}
-	old := t.rows.Get(key)
+	old := t.Get(key)
 	if t.err = t.rows.Put(key, value); t.err == nil {
 		t.undo = append(t.undo, change{key, old})
 	}
 }
 
 func (t *tx) Delete(key []byte) {
-	old := t.rows.Get(key)
+	old := t.Get(key)
 	if t.err != nil || old == nil {
 		return
 	}

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -21,7 +22,8 @@ func (x *Index) Blob(ctx context.Context, repo string, d digest.Digest) (c stora
 // Promise implements storage.Blobs.
 func (x *Index) Promise(ctx context.Context, repo string, d digest.Digest, grace time.Duration) (c storage.Content, err error) {
 	err = x.promise(ctx, asBlob, repo, d, grace, func(t tx) error {
-		c, err = t.blob(repo, d)
+		c, err = t.peek(repo, d)
+		c.Inline = nil
 		return err
 	})
 	return c, err
@@ -50,10 +52,20 @@ func (x *Index) promise(ctx context.Context, h holding, repo string, d digest.Di
 
 // blob returns the content that repo holds as blob d.
 func (t tx) blob(repo string, d digest.Digest) (storage.Content, error) {
+	c, err := t.peek(repo, d)
+	c.Inline = bytes.Clone(c.Inline)
+	return c, err
+}
+
+// peek is blob, but what is inline is valid only until the transaction ends.
+func (t tx) peek(repo string, d digest.Digest) (storage.Content, error) {
 	if !t.has(holdKey(asBlob, repo, d)) {
 		return storage.Content{}, fmt.Errorf("blob %s in %s: %w", d, repo, storage.ErrNotFound)
 	}
-	return t.content(d)
+	if err := t.damage(d); err != nil {
+		return storage.Content{}, err
+	}
+	return t.stored(d)
 }
 
 // PutBlob implements storage.Blobs.

@@ -38,6 +38,13 @@ func (t tx) content(d digest.Digest) (storage.Content, error) {
 
 // bytes returns the content of a digest that is held, as it is.
 func (t tx) bytes(d digest.Digest) (storage.Content, error) {
+	c, err := t.stored(d)
+	c.Inline = bytes.Clone(c.Inline)
+	return c, err
+}
+
+// stored is bytes, but what is inline is valid only until the transaction ends.
+func (t tx) stored(d digest.Digest) (storage.Content, error) {
 	p, ok, err := t.place(d)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: %s is held, but has no content", errDamaged, d)
@@ -47,11 +54,10 @@ func (t tx) bytes(d digest.Digest) (storage.Content, error) {
 	}
 	c := storage.Content{Digest: d, Size: p.size, Key: p.key}
 	if p.key == "" && p.size > 0 {
-		data := t.Get(inlineKey(p.inline))
-		if int64(len(data)) != p.size {
-			return storage.Content{}, fmt.Errorf("%w: %s has %d bytes of %d", errDamaged, d, len(data), p.size)
+		c.Inline = t.Get(inlineKey(p.inline))
+		if int64(len(c.Inline)) != p.size {
+			return storage.Content{}, fmt.Errorf("%w: %s has %d bytes of %d", errDamaged, d, len(c.Inline), p.size)
 		}
-		c.Inline = bytes.Clone(data)
 	}
 	return c, nil
 }

@@ -55,7 +55,7 @@ const (
 // key is a key under construction.
 type key []byte
 
-func makeKey(kind byte) key { return append(make(key, 0, 192), kind) }
+func makeKey(kind byte) key { return append(make(key, 0, 128), kind) }
 
 // field appends a field that others follow.
 func (k key) field(s string) key { return append(append(k, s...), 0) }

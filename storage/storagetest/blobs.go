@@ -1,7 +1,6 @@
 package storagetest
 
 import (
-	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -58,7 +57,7 @@ func testBlobInline(t *testing.T, f *fixture) {
 		}
 		got, err = f.Promise(t.Context(), "repo", c.Digest, grace)
 		f.ok(err)
-		same(t, got, c)
+		same(t, got, storage.Content{Digest: c.Digest, Size: c.Size})
 		f.hasBlob("rep", c.Digest, false)
 		f.hasBlob("repo2", c.Digest, false)
 	}
@@ -213,9 +212,7 @@ func testPromise(t *testing.T, f *fixture) {
 		t.Helper()
 		c, err := f.Promise(ctx, "repo", d, grace)
 		f.ok(err)
-		if !bytes.Equal(c.Inline, inlineOf(t, f, "repo", d)) {
-			t.Errorf("Promise returns %q", c.Inline)
-		}
+		same(t, c, storage.Content{Digest: d, Size: int64(len(inlineOf(t, f, "repo", d)))})
 	}
 	f.clock.add(20 * time.Minute)
 	promise(early) // more than half is left: nothing moves
