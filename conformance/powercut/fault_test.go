@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -266,4 +267,68 @@ func TestUnreadableBlob(t *testing.T) {
 	if len(lines) != 1 || !strings.Contains(lines[0], digest(b)+": ") || !strings.Contains(lines[0], "input/output error") {
 		t.Errorf("the log says %q, want one line that names the blob and the reason", lines)
 	}
+}
+
+// TestFaultyStart lets each operation of a start fail, on an empty disk and on
+// one with an image. The registry starts all the same, or says why not; after
+// that it starts, and has what it had.
+func TestFaultyStart(t *testing.T) {
+	full, old := base(t)
+	list := slices.DeleteFunc(flavours(), func(fl flavour) bool { return fl.restart })
+	for name, from := range map[string]*Tree{"first": nil, "again": full} {
+		t.Run(name, func(t *testing.T) {
+			l := old
+			if from == nil {
+				l = newLedger(func() Moment { return 0 })
+			}
+			for n := 0; ; n++ {
+				seen := 0
+				for i, fl := range list {
+					if effort(t) == 1 && i != n%len(list) {
+						continue
+					}
+					var err error
+					if seen, err = faultyStart(t, from, l, n, fl); err != nil {
+						t.Errorf("%d, %s: %v", n, fl, err)
+					}
+				}
+				if seen <= n {
+					break
+				}
+			}
+		})
+	}
+}
+
+// faultyStart lets the n-th operation of a start fail, and returns how many there
+// were.
+func faultyStart(t *testing.T, from *Tree, old *ledger, n int, fl flavour) (seen int, err error) {
+	dir := t.TempDir()
+	f, err := Mount(dir, from)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Unmount()
+	data := filepath.Join(dir, "data")
+	fault := &Fault{Hits: writes, After: n, Times: 1, Errno: fl.errno, Happens: fl.happens}
+	if fl.forever {
+		fault.Times = 0
+	}
+	f.Break(fault)
+	r, failed := start(built(), data)
+	if failed == nil {
+		err = old.pulls(r.url)
+		_ = r.kill()
+	} else if said := failed.Error(); strings.Contains(said, "goroutine") || !strings.Contains(said, "berth: ") || !strings.Contains(said, fl.errno.Error()) {
+		err = fmt.Errorf("not a reason to end: %w", failed)
+	}
+	seen = f.Break(nil)
+	if err != nil {
+		return seen, err
+	}
+	if r, err = start(built(), data); err != nil {
+		return seen, fmt.Errorf("again: %w", err)
+	}
+	defer func() { _ = r.kill() }()
+	return seen, old.since(f.Now).check(r, data, f.Now())
 }
