@@ -17,9 +17,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// batch is how many queue entries one transaction reviews, and how many
-// sessions or keys are fetched at once.
-const batch = 100
+// batch is how many queue entries one transaction reviews, and how many keys
+// one deletes. A push waits for one of them at most.
+const batch = 25
+
+// resting is how many times as long as a batch took the collector rests before
+// the next: where pushes keep the disk busy, it is busy with the collector's
+// work a quarter of the time at most.
+const resting = 3
 
 // Config says what is collected, and how fast.
 type Config struct {
@@ -225,6 +230,7 @@ func (c *Collector) discard(ctx context.Context, s storage.Session) error {
 // review lets the Index decide on all that is due.
 func (c *Collector) review(ctx context.Context, result *Result, tell func(Entry)) error {
 	for {
+		began := time.Now()
 		verdicts, err := c.index.Review(ctx, c.config.Policy, batch)
 		if err != nil {
 			return err
@@ -243,7 +249,7 @@ func (c *Collector) review(ctx context.Context, result *Result, tell func(Entry)
 		if len(verdicts) < batch {
 			return nil
 		}
-		if err := c.limit.WaitN(ctx, batch); err != nil {
+		if err := c.rest(ctx, batch, time.Since(began)); err != nil {
 			return err
 		}
 	}
@@ -253,6 +259,7 @@ func (c *Collector) review(ctx context.Context, result *Result, tell func(Entry)
 // more, and then their rows.
 func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)) error {
 	for {
+		began := time.Now()
 		now, err := c.index.Now(ctx)
 		if err != nil {
 			return err
@@ -266,9 +273,6 @@ func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)
 		if c.holds.Load() > 0 {
 			result.Held = true
 			return nil
-		}
-		if err := c.limit.WaitN(ctx, len(keys)); err != nil {
-			return err
 		}
 		gone := make([]Entry, len(keys))
 		for i, key := range keys {
@@ -288,5 +292,21 @@ func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)
 			c.freed.Add(float64(e.Size))
 			tell(e)
 		}
+		if err := c.rest(ctx, len(keys), time.Since(began)); err != nil {
+			return err
+		}
+	}
+}
+
+// rest lets others have the disk after n entries, which took so long.
+func (c *Collector) rest(ctx context.Context, n int, took time.Duration) error {
+	if err := c.limit.WaitN(ctx, n); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(resting * took):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
