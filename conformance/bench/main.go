@@ -30,6 +30,7 @@ type options struct {
 	peers, urls []string
 	floor       bool
 	rounds      int
+	warm        bool
 	only        *regexp.Regexp
 	json        bool
 	sizes       sizes
@@ -63,6 +64,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the servers' data")
 	f.IntVar(&o.rounds, "rounds", 3, "how often each load runs on each registry")
 	f.BoolVar(&o.floor, "floor", true, "also measure the least that a server in Go could do")
+	f.BoolVar(&o.warm, "warm", true, "first touch the machine's free memory")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	tiny := f.Bool("tiny", false, "run small loads: not to measure, but to see that it works")
 	only := f.String("only", "", "run only loads whose name matches this `regexp`")
@@ -76,7 +78,7 @@ func parse(args []string) (options, error) {
 	}
 	o.sizes = full()
 	if *tiny {
-		o.sizes = small()
+		o.sizes, o.warm = small(), false
 	}
 	var err error
 	o.only, err = regexp.Compile(*only)
@@ -87,6 +89,11 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	targets, err := o.targets()
 	if err != nil {
 		return err
+	}
+	if o.warm {
+		if err := warm(progress); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp(o.dir, "berth-bench-")
 	if err != nil {
