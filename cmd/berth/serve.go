@@ -72,7 +72,7 @@ type registry struct {
 // they never are: they get no memory of the machine. It collects when what was
 // allocated since the last time reaches what is in use; a registry has so little
 // in use that it would collect every few hundred requests.
-const ballast = 16 << 20
+const ballast = 8 << 20
 
 // openRegistry takes the address before it opens or changes anything, and then
 // removes what a crash has left.
