@@ -573,3 +573,20 @@ func TestStalledTransfer(t *testing.T) {
 		t.Errorf("a blob that stops half way = %q, %v, want half and %v", b, err, errStalled)
 	}
 }
+
+func TestWarnings(t *testing.T) {
+	addr := proxy(t, registrytest.Docker(t), func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header()["Warning"] = []string{`299 - "it ends \"soon\""`, `199 - "other"`}
+		return false
+	})
+	var told []string
+	r := dial(t, Options{Registry: addr, Warn: func(text string) { told = append(told, text) }})
+	for range 2 {
+		if err := r.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(told, []string{`it ends "soon"`}) {
+		t.Errorf("told of %q, want the one warning, once", told)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"berth.internal/internal/oci"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -96,7 +97,7 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 		if err == nil {
 			return Uploaded, nil
 		}
-		if u.session != nil && lost(err) {
+		if u.session != nil && u.lost(err) {
 			u.session, u.held = nil, 0
 		} else if !u.r.passing(err) {
 			attempt = maxAttempts
@@ -122,11 +123,13 @@ func (u *upload) run(ctx context.Context) (PushResult, error) {
 	}
 }
 
-// lost says that the registry knows nothing of an upload any more, or not what
-// we know of it.
-func lost(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusRequestedRangeNotSatisfiable)
+// lost says that the registry knows nothing of the upload any more, or not what
+// we know of it. After a break that may be a request of before, which it only now
+// stops writing.
+func (u *upload) lost(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && (e.Status == http.StatusNotFound || e.Status == http.StatusRequestedRangeNotSatisfiable ||
+		u.broken && e.Code == oci.BlobUploadInvalid.Code)
 }
 
 // attempt sends what the registry does not hold yet.

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -34,6 +35,10 @@ type Options struct {
 	CAFile    string            // PEM certificates to trust beside the system's
 	Transport http.RoundTripper // nil: one of the client's own; then CAFile must be empty
 	UserAgent string            // default "berth"
+
+	// Warn is told of each warning that the registry sends with an answer, once
+	// (spec, "Warnings"). It may be called by several goroutines. May be nil.
+	Warn func(text string)
 }
 
 // Registry is a registry to speak with. Its methods may be called by several
@@ -47,6 +52,8 @@ type Registry struct {
 	stall   time.Duration                   // how long a transfer may stand still
 	chunk   int64                           // see chunkSize
 	met     atomic.Bool                     // it has answered: if it does not listen now, it may soon
+	warned  func(text string)               // may be nil
+	told    sync.Map                        // warnings that were passed on
 }
 
 // New makes a client. It does not connect. Errors: an address that is none, a
@@ -71,6 +78,7 @@ func New(o Options) (*Registry, error) {
 		backoff: backoff,
 		stall:   time.Minute,
 		chunk:   chunkSize,
+		warned:  o.Warn,
 	}
 	if r.agent == "" {
 		r.agent = "berth"

@@ -68,6 +68,7 @@ func (r *Registry) send(ctx context.Context, c call) (*http.Response, error) {
 			return nil, r.failed(ctx, c, err)
 		}
 		r.met.Store(true)
+		r.warn(resp.Header)
 		if resp.StatusCode != http.StatusUnauthorized || known {
 			return resp, nil
 		}

@@ -17,7 +17,7 @@ import (
 const defaultRegistry = "127.0.0.1:5000"
 
 func newRepo(std stdio) *cobra.Command {
-	var reg registries
+	reg := registries{std: std}
 	cmd := &cobra.Command{
 		Use:   "repo",
 		Short: "Push, pull, list, remove and restore images in a registry",
@@ -43,6 +43,7 @@ docker login or podman login keep.`,
 
 // registries are those that one command speaks with.
 type registries struct {
+	std     stdio
 	address string // --registry
 	caFile  string
 	known   map[string]*client.Registry // by host
@@ -70,6 +71,7 @@ func (r *registries) connect(address string) (*client.Registry, error) {
 	}
 	reg, err = client.New(client.Options{
 		Registry: address, Username: user, Password: password, CAFile: r.caFile, UserAgent: "berth/" + buildVersion(),
+		Warn: func(text string) { fmt.Fprintf(r.std.err, "berth: %s warns: %s\n", host, text) },
 	})
 	if err != nil {
 		return nil, misuse(err)
