@@ -91,7 +91,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	gatherer.MustRegister(s.scrub.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
-		Access: s.access, Lists: s.lists, Owner: s.owner,
+		Access: s.access, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect,
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{

@@ -34,8 +34,10 @@ type Records interface {
 	// after cursor were dropped, or cursor is of other data: List again.
 	Watch(ctx context.Context, prefix string, cursor uint64, n int) (changes []Change, next uint64, err error)
 
-	// Acquire takes or renews the lease at name for holder until ttl from now.
-	// Errors: ErrHeld while another holder has it.
+	// Acquire takes or renews the lease at name for holder until ttl from now. A
+	// holder lives in a process that has the Records open: where only one process
+	// can, the next one finds its leases free. Errors: ErrHeld while another
+	// holder has it.
 	Acquire(ctx context.Context, name, holder string, ttl time.Duration) (Lease, error)
 
 	// Release gives the lease back. Errors: ErrHeld if another holder has it.

@@ -45,6 +45,15 @@ func (h *Handler) headBlob(w http.ResponseWriter, r *http.Request, t target) err
 	if err != nil {
 		return blobUnknown(err)
 	}
+	if c.Key != "" { // look, since who is told that it is there does not push it again
+		content, err := h.open(r, c)
+		if err != nil {
+			return blobUnknown(err)
+		}
+		if err := content.Close(); err != nil {
+			return err
+		}
+	}
 	describeBlob(w, c)
 	if match := r.Header["If-None-Match"]; match != nil && etagMatches(match[0], c.Digest.String()) {
 		w.WriteHeader(http.StatusNotModified)
@@ -65,7 +74,7 @@ func unwritten(err error) bool {
 func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, c storage.Content) error {
 	content, err := h.open(r, c)
 	if err != nil {
-		return err
+		return blobUnknown(err)
 	}
 	defer content.Close()
 	describeBlob(w, c)
@@ -162,7 +171,7 @@ func (h *Handler) deleteBlob(w http.ResponseWriter, r *http.Request, t target) e
 }
 
 func blobUnknown(err error) error {
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, errGone) {
 		return oci.BlobUnknown.Because(err)
 	}
 	return err

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth.internal/storage"
+	"berth.internal/storage/care"
 )
 
 // small is a store on a disk that has little room left.
@@ -100,8 +103,99 @@ func TestManifestOnFullDisk(t *testing.T) {
 	must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
 }
 
-// TestLostBytes reads what the index names and the store does not have.
-func TestLostBytes(t *testing.T) {
+// sick is a store that opens bytes in some other way.
+type sick struct {
+	storage.Store
+	open func(storage.Blob) (storage.Blob, error)
+}
+
+func (s *sick) Open(ctx context.Context, key storage.Key) (storage.Blob, error) {
+	b, err := s.Store.Open(ctx, key)
+	if err == nil && s.open != nil {
+		return s.open(b)
+	}
+	return b, err
+}
+
+// sized is a blob of another size.
+type sized struct {
+	storage.Blob
+	size int64
+}
+
+func (s sized) Size() int64 { return s.size }
+
+// TestDamagedBytes asks for what the index names and the store does not have, or
+// not as it was: that is quarantined by the first who asks, and healed by the
+// first who pushes it again. What failed once, or for another reason, is not.
+func TestDamagedBytes(t *testing.T) {
+	large := strings.Repeat("x", storage.InlineMax+1)
+	type open func(storage.Blob) (storage.Blob, error)
+	once := func(err, then error) func() open { // fails with err, then with then
+		return func() open {
+			next := err
+			return func(b storage.Blob) (storage.Blob, error) {
+				err := next
+				if next = then; err == nil {
+					return b, nil
+				}
+				return nil, errors.Join(b.Close(), err)
+			}
+		}
+	}
+	fail := func(err error) func() open { return once(err, err) }
+	cut := func() open { return func(b storage.Blob) (storage.Blob, error) { return sized{b, 7}, nil } }
+	for _, tc := range []struct {
+		name   string
+		open   func() open
+		status int
+		why    string
+	}{
+		{"missing", fail(storage.ErrNotFound), 404, "its bytes are missing in the store"},
+		{"missing once", once(storage.ErrNotFound, nil), 200, ""},
+		{"cut", cut, 404, "the store has 7 bytes of 65"},
+		{"unreadable", fail(storage.Medium(syscall.EIO)), 500, ""},
+		{"too many files", fail(syscall.EMFILE), 500, ""},
+		{"unreadable just then", once(storage.ErrNotFound, syscall.EIO), 500, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, method := range []string{"GET", "HEAD"} {
+				h := newHandler(t)
+				store := &sick{Store: h.Store}
+				scrub := care.NewScrub(storage.Drivers{Store: store, Index: h.Index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler))
+				h.Store, h.Suspect = store, scrub.Suspect
+				m := image(t, h, "a", `,"annotations":{"filler":"`+large+`"}`)
+				must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+				blob := "/v2/a/blobs/" + pushBlob(t, h, "a", large).String()
+				for _, path := range []string{blob, "/v2/a/manifests/1"} {
+					store.open = tc.open()
+					w := must(t, h, method, path, "", tc.status)
+					quarantined, err := h.Index.(storage.Care).Quarantined(t.Context(), "", 10)
+					if err != nil || (len(quarantined) > 0) != (tc.status == 404) {
+						t.Errorf("quarantined after %s %s: %+v, %v", method, path, quarantined, err)
+					}
+					if tc.status == 404 && (!strings.Contains(w.Body.String(), tc.why) || !strings.Contains(w.Body.String(), "push it again")) {
+						t.Errorf("%s %s = %s, want %q", method, path, w.Body, tc.why)
+					}
+					if tag := w.Header().Get("Etag"); tc.status != 200 && tag != "" {
+						t.Errorf("an error has the entity tag %s", tag)
+					}
+					store.open = nil
+					if tc.status == 404 { // also when the disk is well again: only the scrub, or a push, can tell
+						must(t, h, "HEAD", path, "", 404)
+						must(t, h, "GET", path, "", 404)
+					}
+					pushBlob(t, h, "a", large)
+					must(t, h, "PUT", "/v2/a/manifests/1", m, 201)
+					must(t, h, "GET", path, "", 200)
+				}
+			}
+		})
+	}
+}
+
+// TestDamagedBytesUnnoted loses bytes while the index takes no changes.
+func TestDamagedBytesUnnoted(t *testing.T) {
 	h := newHandler(t)
 	d := pushBlob(t, h, "a", strings.Repeat("x", storage.InlineMax+1)).String()
 	for key := range h.Store.Keys(t.Context()) {
@@ -109,12 +203,12 @@ func TestLostBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := must(t, h, "GET", "/v2/a/blobs/"+d, "", 500)
-	if code(t, w) != "UNKNOWN" || strings.Contains(w.Body.String(), d[len("sha256:"):]) {
-		t.Errorf("the answer is %s, want no more than UNKNOWN", w.Body)
-	}
-	if tag := w.Header().Get("Etag"); tag != "" {
-		t.Errorf("an error has the entity tag %s", tag)
+	h.Index = readOnly{h.Index}
+	h.Suspect = care.NewScrub(storage.Drivers{Store: h.Store, Index: h.Index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)).Suspect
+	for _, method := range []string{"GET", "HEAD"} {
+		if w := must(t, h, method, "/v2/a/blobs/"+d, "", 404); !strings.Contains(w.Body.String(), "its bytes are missing") {
+			t.Errorf("%s = %s, want the reason", method, w.Body)
+		}
 	}
 }
 
@@ -307,6 +401,10 @@ func (readOnly) Promise(context.Context, string, digest.Digest, time.Duration) (
 
 func (readOnly) PromiseManifest(context.Context, string, digest.Digest, time.Duration) (storage.Manifest, error) {
 	return storage.Manifest{}, storage.Medium(syscall.ENOSPC)
+}
+
+func (readOnly) Quarantine(context.Context, storage.Content, string) (bool, error) {
+	return false, storage.Medium(syscall.EIO)
 }
 
 // TestPullsNeedNoPromise reads where no promise can be written.

@@ -30,7 +30,7 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	content, err := h.open(r, m.Content)
 	if err != nil {
-		return err
+		return manifestUnknown(t, err)
 	}
 	defer content.Close()
 	d := m.Digest.String()
@@ -77,10 +77,14 @@ func (h *Handler) manifest(r *http.Request, t target) (storage.Manifest, error) 
 		}
 		m, err = h.Index.Tagged(r.Context(), t.name, t.ref)
 	}
-	if errors.Is(err, storage.ErrNotFound) {
-		return m, oci.ManifestUnknown.With(fmt.Sprintf("repository %s does not hold %s", t.name, t.ref), nil).Because(err)
+	return m, manifestUnknown(t, err)
+}
+
+func manifestUnknown(t target, err error) error {
+	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, errGone) {
+		return oci.ManifestUnknown.With(fmt.Sprintf("repository %s does not hold %s", t.name, t.ref), nil).Because(err)
 	}
-	return m, err
+	return err
 }
 
 // choose serves a manifest as it is stored, with one exception: a client that
@@ -92,7 +96,7 @@ func (h *Handler) choose(r *http.Request, t target, m storage.Manifest) (storage
 	}
 	body, err := h.content(r, m.Content)
 	if err != nil {
-		return m, err
+		return m, manifestUnknown(t, err)
 	}
 	child := linuxAMD64(body)
 	if child == "" {

@@ -59,6 +59,11 @@ type Config struct {
 	// Owner names the caller, so that an upload goes on only for who began it.
 	Owner func(r *http.Request) string
 
+	// Suspect is asked about content of which the Store does not have the bytes,
+	// or as many as the Index says. It quarantines what is damaged and says why;
+	// empty: it is not, or has changed meanwhile.
+	Suspect func(ctx context.Context, c storage.Content) (why string, err error)
+
 	// Rules returns those under which names change in repo.
 	Rules func(repo string) storage.Rules
 
@@ -175,24 +180,38 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 }
 
 // errGone is what an endpoint returns, before it has answered anything, if the
-// store does not have what the index has just named. Most likely the content
+// store did not have what the index had just named. Most likely the content
 // was deleted and collected in between, and the index knows that by now.
-var errGone = errors.New("the index names bytes that the store does not have")
+var errGone = errors.New("the index named bytes that the store did not have")
 
-// open opens content for reading. Errors: errGone.
+// open opens content for reading. Errors: errGone; *storage.QuarantinedError if
+// its bytes are not there, or are not what the index says.
 func (h *Handler) open(r *http.Request, c storage.Content) (io.ReadSeekCloser, error) {
 	if c.Key == "" {
 		return inline{bytes.NewReader(c.Inline)}, nil
 	}
 	b, err := h.Store.Open(r.Context(), c.Key)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %w", errGone, err)
-	}
 	if err == nil && b.Size() != c.Size {
-		err = errors.Join(fmt.Errorf("%s is damaged: the store has %d bytes of %d", c.Digest, b.Size(), c.Size), b.Close())
+		err = errors.Join(fmt.Errorf("%w: %d of %d", errSize, b.Size(), c.Size), b.Close())
 	}
-	return b, err
+	if err == nil {
+		return b, nil
+	}
+	if !errors.Is(err, errSize) && !errors.Is(err, storage.ErrNotFound) {
+		return nil, err
+	}
+	why, suspected := h.Suspect(durable(r), c)
+	switch {
+	case suspected != nil:
+		return nil, fmt.Errorf("open %s: %v: %w", c.Digest, err, suspected) //nolint:errorlint // whether it is there is what could not be found out
+	case why != "":
+		return nil, &storage.QuarantinedError{Digest: c.Digest, Why: why, Since: time.Now()}
+	}
+	return nil, fmt.Errorf("%w: %w", errGone, err) // the next look finds what it is now
 }
+
+// errSize is bytes that are fewer or more than the index says.
+var errSize = errors.New("the store has another number of bytes")
 
 // inline is content that the index keeps.
 type inline struct{ *bytes.Reader }

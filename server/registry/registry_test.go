@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -19,6 +20,7 @@ import (
 
 	"berth.internal/internal/oci"
 	"berth.internal/storage"
+	"berth.internal/storage/care"
 	"berth.internal/storage/kv"
 	"berth.internal/storage/mem"
 )
@@ -32,8 +34,10 @@ func newHandler(t *testing.T) *Handler {
 			t.Error(err)
 		}
 	})
+	store := new(mem.Store)
+	scrub := care.NewScrub(storage.Drivers{Store: store, Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler))
 	return New(Config{
-		Store: new(mem.Store), Index: index,
+		Store: store, Index: index, Suspect: scrub.Suspect,
 		Access: func(*http.Request, string, Action) error { return nil },
 		Owner:  func(r *http.Request) string { return r.Header.Get("X-User") },
 		Rules: func(string) storage.Rules {

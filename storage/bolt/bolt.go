@@ -84,8 +84,13 @@ func open(path string) (*bbolt.DB, error) {
 	// This writes something in any case, and so settles the last change of a
 	// process that could not: see settle.
 	if err := b.Update(func(t *bbolt.Tx) error {
-		_, err := t.CreateBucketIfNotExists(bucket())
-		return err
+		rows, err := t.CreateBucketIfNotExists(bucket())
+		if err != nil {
+			return err
+		}
+		first := &tx{rows: rows}
+		kv.Alone(first) // no other process has the file open
+		return first.err
 	}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

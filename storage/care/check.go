@@ -142,9 +142,6 @@ func (c *check) contents(ctx context.Context) error {
 			c.named[c.hash(content.Key)] = struct{}{}
 		}
 		wrong, err := c.verify(ctx, content, c.o.Deep)
-		if err == nil && wrong != "" {
-			wrong, err = c.confirm(ctx, content, c.o.Deep)
-		}
 		if err != nil {
 			return err
 		}

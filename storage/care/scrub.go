@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -52,9 +53,10 @@ type Scrub struct {
 	log     *slog.Logger
 	holder  string
 	busy    sync.Mutex // one pass at a time in this process
+	setting sync.Mutex // so that damage that many find at once is told once
 
 	checked, bytes prometheus.Counter
-	quarantined    prometheus.Gauge
+	quarantined    prometheus.GaugeFunc
 	passTook       prometheus.Gauge
 }
 
@@ -63,7 +65,7 @@ func NewScrub(d storage.Drivers, config ScrubConfig, log *slog.Logger) *Scrub {
 	if config.Rate == 0 {
 		config.Rate = 16 << 20
 	}
-	return &Scrub{
+	s := &Scrub{
 		store: d.Store, index: d.Index, records: d.Records, config: config, log: log, holder: rand.Text(),
 		checked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_scrub_checked_total", Help: "Contents whose bytes were read and hashed again.",
@@ -71,13 +73,14 @@ func NewScrub(d storage.Drivers, config ScrubConfig, log *slog.Logger) *Scrub {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_scrub_bytes_total", Help: "Bytes of contents that were read and hashed again.",
 		}),
-		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "berth_scrub_quarantined", Help: "Contents that are damaged and quarantined now.",
-		}),
 		passTook: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_scrub_last_pass_seconds", Help: "Time from the start to the end of the last pass that ended here.",
 		}),
 	}
+	s.quarantined = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "berth_scrub_quarantined", Help: "Contents that are damaged and quarantined now.",
+	}, s.count)
+	return s
 }
 
 // Metrics returns what is measured about passes.
@@ -102,9 +105,6 @@ func (s *Scrub) Run(ctx context.Context) {
 
 // due goes on with the pass that is under way, or begins one if it is time.
 func (s *Scrub) due(ctx context.Context) error {
-	if err := s.count(ctx); err != nil {
-		return err
-	}
 	state, _, err := s.State(ctx)
 	if err != nil || s.config.Interval == 0 {
 		return err
@@ -207,35 +207,75 @@ func (s *Scrub) pass(ctx context.Context, bytesPerSecond int64, fresh bool, tell
 			err = save()
 		}
 	}
-	return state, errors.Join(err, s.count(ctx))
+	return state, err
 }
 
 // look reads one content, and quarantines or releases it.
 func (s *Scrub) look(ctx context.Context, r *reader, c storage.Content, state *ScrubState) error {
 	wrong, err := r.verify(ctx, c, true)
-	if err == nil && wrong != "" {
-		wrong, err = r.confirm(ctx, c, true)
-	}
 	if err != nil {
 		return err
 	}
-	known, err := s.isQuarantined(ctx, c.Digest)
-	if err != nil || known == (wrong != "") {
-		return err
-	}
-	done, err := s.index.Quarantine(ctx, c, wrong)
+	changed, err := s.set(ctx, c, wrong)
 	switch {
-	case err != nil || !done: // it has changed meanwhile
+	case err != nil || !changed:
 		return err
 	case wrong == "":
 		state.Released++
-		s.log.WarnContext(ctx, "quarantined content is whole again", "digest", c.Digest)
 	default:
 		state.Damaged++
-		s.log.ErrorContext(ctx, "content is damaged, and quarantined until it is pushed again", "digest", c.Digest,
-			"size_bytes", c.Size, "why", wrong)
 	}
 	return nil
+}
+
+// set quarantines c, or releases it if nothing is wrong. It tells whether that
+// is news.
+func (s *Scrub) set(ctx context.Context, c storage.Content, wrong string) (bool, error) {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	known, err := s.isQuarantined(ctx, c.Digest)
+	if err != nil || known == (wrong != "") {
+		return false, err
+	}
+	done, err := s.index.Quarantine(ctx, c, wrong)
+	if err != nil || !done { // it has changed meanwhile
+		return false, err
+	}
+	if wrong == "" {
+		s.log.WarnContext(ctx, "quarantined content is whole again", "digest", c.Digest)
+		return true, nil
+	}
+	s.log.ErrorContext(ctx, "content is damaged, and quarantined until it is pushed again", "digest", c.Digest,
+		"size_bytes", c.Size, "why", wrong)
+	return true, nil
+}
+
+// Suspect looks again at c, whose bytes somebody did not find, or not as many as
+// there should be, and quarantines it at once if that is so. It returns what is
+// wrong, empty if nothing is, or if c has changed meanwhile. Bytes are not read: a
+// disk that cannot be read now may be well in a minute, and the next pass finds
+// out. If the Index cannot note the quarantine, that is in the log, and what is
+// wrong is wrong all the same.
+func (s *Scrub) Suspect(ctx context.Context, c storage.Content) (wrong string, err error) {
+	if c.Key == "" {
+		return "", nil // the Index has it, and had it then
+	}
+	r := &reader{store: s.store, index: s.index}
+	wrong, err = r.confirm(ctx, c, func(ctx context.Context, c storage.Content) (string, error) {
+		blob, wrong, err := r.open(ctx, c)
+		if blob != nil {
+			err = blob.Close()
+		}
+		return wrong, err
+	})
+	if err != nil || wrong == "" {
+		return "", err
+	}
+	if _, err := s.set(ctx, c, wrong); err != nil {
+		s.log.ErrorContext(ctx, "content is damaged, and cannot be quarantined now", "digest", c.Digest,
+			"size_bytes", c.Size, "why", wrong, "error", err)
+	}
+	return wrong, nil
 }
 
 func (s *Scrub) isQuarantined(ctx context.Context, d digest.Digest) (bool, error) {
@@ -248,20 +288,19 @@ func (s *Scrub) isQuarantined(ctx context.Context, d digest.Digest) (bool, error
 	return false, err
 }
 
-// count brings the gauge up to date.
-func (s *Scrub) count(ctx context.Context) error {
+// count is how many contents are quarantined now; not a number if the Index
+// cannot tell.
+func (s *Scrub) count() float64 {
 	n := 0
 	for after := digest.Digest(""); ; {
-		list, err := s.index.Quarantined(ctx, after, page)
+		list, err := s.index.Quarantined(context.Background(), after, page)
 		if err != nil {
-			return err
+			return math.NaN()
 		}
 		if len(list) == 0 {
-			break
+			return float64(n)
 		}
 		n += len(list)
 		after = list[len(list)-1].Digest
 	}
-	s.quarantined.Set(float64(n))
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"syscall"
 
 	"berth.internal/storage"
 	"github.com/opencontainers/go-digest"
@@ -38,10 +39,19 @@ func newReader(store storage.Store, index storage.Index, bytesPerSecond int64) *
 	return r
 }
 
-// verify tells what is wrong with the bytes of c, empty if nothing is. Unless
-// deep, bytes of the Store are counted, but not read. err is a reason to stop,
-// such as a context that has ended.
+// verify tells what is wrong with the bytes of c, empty if nothing is, and looks
+// once more at what seems wrong. Unless deep, bytes of the Store are counted, but
+// not read. err is a reason to stop, such as a context that has ended.
 func (r *reader) verify(ctx context.Context, c storage.Content, deep bool) (wrong string, err error) {
+	look := func(ctx context.Context, c storage.Content) (string, error) { return r.once(ctx, c, deep) }
+	if wrong, err = look(ctx, c); wrong == "" || err != nil {
+		return "", err
+	}
+	return r.confirm(ctx, c, look)
+}
+
+// once tells what seems wrong with the bytes of c at one look.
+func (r *reader) once(ctx context.Context, c storage.Content, deep bool) (wrong string, err error) {
 	switch {
 	case c.Size < 0:
 		return "the index has lost where its bytes are", nil
@@ -54,19 +64,18 @@ func (r *reader) verify(ctx context.Context, c storage.Content, deep bool) (wron
 		}
 		return "", nil
 	}
-	blob, err := r.store.Open(ctx, c.Key)
+	blob, wrong, err := r.open(ctx, c)
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
-	case storage.IsNotFound(err):
-		return "its bytes are missing in the store", nil
+	case ours(err):
+		return "", err
 	case err != nil:
 		return fmt.Sprintf("its bytes cannot be opened: %v", bare(err)), nil
+	case wrong != "":
+		return wrong, nil
 	}
 	defer blob.Close()
-	if blob.Size() != c.Size {
-		return fmt.Sprintf("the store has %d bytes of %d", blob.Size(), c.Size), nil
-	}
 	if !deep {
 		return "", nil
 	}
@@ -101,6 +110,32 @@ func (r *reader) verify(ctx context.Context, c storage.Content, deep bool) (wron
 	}
 }
 
+// open opens the bytes of c in the store, or tells what is wrong with them. They
+// may be well if there is an error.
+func (r *reader) open(ctx context.Context, c storage.Content) (blob storage.Blob, wrong string, err error) {
+	blob, err = r.store.Open(ctx, c.Key)
+	switch {
+	case storage.IsNotFound(err):
+		return nil, "its bytes are missing in the store", nil
+	case err != nil:
+		return nil, "", err
+	case blob.Size() != c.Size:
+		return nil, fmt.Sprintf("the store has %d bytes of %d", blob.Size(), c.Size), blob.Close()
+	}
+	return blob, "", nil
+}
+
+// ours tells whether err says nothing about the bytes, but that this process has
+// too much at once.
+func ours(err error) bool {
+	for _, want := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
+}
+
 // bare is err without the path of a file: clients are told why their blob is
 // quarantined, and have no business with the server's disk.
 func bare(err error) error {
@@ -110,15 +145,18 @@ func bare(err error) error {
 	return err
 }
 
+// look is a way to find out what is wrong with content.
+type look func(ctx context.Context, c storage.Content) (wrong string, err error)
+
 // confirm looks at c once more, when something was wrong with it: it may have
 // been deleted, or pushed again, since the Index named it, and a disk may fail
 // once. It tells what is wrong still.
-func (r *reader) confirm(ctx context.Context, c storage.Content, deep bool) (wrong string, err error) {
+func (r *reader) confirm(ctx context.Context, c storage.Content, look look) (wrong string, err error) {
 	same, err := r.current(ctx, c)
 	if err != nil || !same {
 		return "", err
 	}
-	if wrong, err = r.verify(ctx, c, deep); wrong == "" || err != nil {
+	if wrong, err = look(ctx, c); wrong == "" || err != nil {
 		return "", err
 	}
 	same, err = r.current(ctx, c)

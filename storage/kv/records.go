@@ -209,6 +209,16 @@ func (t tx) lease(name string) (storage.Lease, error) {
 	return l, f.end("a lease")
 }
 
+// Alone is for a DB that one process at a time has open, in the first transaction
+// after that process has opened it: whoever held a lease has ended with its
+// process.
+func Alone(t Tx) {
+	leases := makeKey(kindLease)
+	for _, name := range (tx{Tx: t}).all(leases) {
+		t.Delete(makeKey(kindLease).last(name))
+	}
+}
+
 // Acquire implements storage.Records.
 func (x *Index) Acquire(ctx context.Context, name, holder string, ttl time.Duration) (l storage.Lease, err error) {
 	err = x.update(ctx, func(t tx) error {
