@@ -31,6 +31,7 @@ var (
 	ErrBusy        = errors.New("too many logins at the same time")
 	ErrExists      = errors.New("the name is taken")
 	ErrUnknown     = errors.New("there is no such account")
+	ErrUnknownKey  = errors.New("there is no such key")
 	ErrInvalid     = errors.New("invalid") // what follows it is for people
 )
 
@@ -88,6 +89,9 @@ func checkPassword(password string) error {
 	if len(password) < PasswordMin || len(password) > PasswordMax {
 		return invalid("a password has %d to %d bytes", PasswordMin, PasswordMax)
 	}
+	if IsKey(password) {
+		return invalid("a password does not begin with %s, as API keys do", keyMark)
+	}
 	return nil
 }
 
@@ -108,9 +112,9 @@ func checkGroups(groups []string) error {
 	return nil
 }
 
-func checkGrants(grants []Grant) error {
+func checkGrants(of string, grants []Grant) error {
 	if len(grants) == 0 || len(grants) > maxGrants {
-		return invalid("a robot has 1 to %d grants, such as team/** with pull", maxGrants)
+		return invalid("%s has 1 to %d grants, such as team/** with pull", of, maxGrants)
 	}
 	for _, g := range grants {
 		if g.Repositories == "" || len(g.Repositories) > 255 { // who calls knows what a pattern is
@@ -121,7 +125,7 @@ func checkGrants(grants []Grant) error {
 		}
 		for _, a := range g.Actions {
 			if !slices.Contains(Actions(), a) || a == Admin {
-				return invalid("%.80q is not an action of a robot: these are pull, push, overwrite and delete", string(a))
+				return invalid("%.80q is not an action of %s: these are pull, push, overwrite and delete", string(a), of)
 			}
 		}
 	}
@@ -183,7 +187,7 @@ func (s *Service) AddUser(ctx context.Context, a Account, password string) (Acco
 // nobody can learn again. Of a, Name, Disabled, Expires and Grants count. Errors:
 // ErrInvalid, ErrExists.
 func (s *Service) AddRobot(ctx context.Context, a Account) (made Account, secret string, err error) {
-	if err := errors.Join(checkName(a.Name), checkGrants(a.Grants)); err != nil {
+	if err := errors.Join(checkName(a.Name), checkGrants("a robot", a.Grants)); err != nil {
 		return made, "", err
 	}
 	if !a.Expires.IsZero() && !a.Expires.After(time.Now()) {
@@ -253,7 +257,10 @@ func (s *Service) Change(ctx context.Context, kind Kind, name string, e Edit) (A
 		rev, err = m.put(ctx, name, &r, rev)
 		switch {
 		case err == nil:
-			return r.account(kind, name, rev), nil
+			if kind == User && r.Epoch != old.Epoch {
+				err = s.removeKeys(ctx, name, r.Epoch)
+			}
+			return r.account(kind, name, rev), err
 		case !errors.Is(err, storage.ErrConflict) || e.Revision != 0 || try == tries:
 			return Account{}, err
 		}
@@ -278,7 +285,7 @@ func (e Edit) apply(r record, kind Kind, hash string) (record, error) {
 		return r, invalid("a %s has neither expiry nor grants", kind)
 	}
 	if e.Grants != nil {
-		if err := checkGrants(*e.Grants); err != nil {
+		if err := checkGrants("a robot", *e.Grants); err != nil {
 			return r, err
 		}
 		r.Grants, r.Epoch = *e.Grants, rand.Text()
@@ -309,7 +316,10 @@ func (s *Service) Remove(ctx context.Context, kind Kind, name string) error {
 		}
 		err := m.remove(ctx, name, rev)
 		if err == nil {
-			return s.dropRefresh(ctx, kind, name, time.Time{}, 0)
+			if kind == User {
+				err = s.removeKeys(ctx, name, "")
+			}
+			return errors.Join(err, s.dropRefresh(ctx, kind, name, func(refreshRecord) bool { return true }, 0))
 		}
 		if !errors.Is(err, storage.ErrConflict) && !storage.IsNotFound(err) || try == tries {
 			return err
@@ -329,21 +339,29 @@ func parseSubject(s string) (Kind, string, bool) {
 }
 
 // state is what of an account counts for who has logged in: the groups and limits
-// it has now. The epoch is another one when what was given out before is void.
-// ok is false if nobody may come in by it any more.
-func (s *Service) state(kind Kind, name string) (c Caller, epoch string, ok bool) {
+// it has now, and those of its API key if it was used. The epoch is another one when
+// what was given out before is void. Errors: ErrCredentials if nobody may come in by
+// it any more.
+func (s *Service) state(_ context.Context, kind Kind, name, key string) (c Caller, epoch string, err error) {
+	ok := false
 	switch kind {
 	case User:
 		if r, _ := s.users.get(name); r != nil {
-			return Caller{Kind: User, Name: name, Groups: r.Groups}, r.Epoch, !r.Disabled
-		}
-		if hash, found := s.htpasswd.user(name); found {
-			return Caller{Kind: User, Name: name}, secretHash(hash), true
+			c, epoch, ok = Caller{Kind: User, Name: name, Groups: r.Groups}, r.Epoch, !r.Disabled
+		} else if hash, found := s.htpasswd.user(name); found {
+			c, epoch, ok = Caller{Kind: User, Name: name}, secretHash(hash), true
 		}
 	case Robot:
 		if r, _ := s.robots.get(name); r != nil {
-			return Caller{Kind: Robot, Name: name, Limits: r.Grants}, r.Epoch, !r.Disabled && (r.Expires.IsZero() || time.Now().Before(r.Expires))
+			c, epoch = Caller{Kind: Robot, Name: name, Limits: r.Grants}, r.Epoch
+			ok = !r.Disabled && (r.Expires.IsZero() || time.Now().Before(r.Expires))
 		}
 	}
-	return Caller{}, "", false
+	if ok && key != "" {
+		c, ok = s.limit(c, epoch, key)
+	}
+	if !ok {
+		return Caller{}, "", ErrCredentials
+	}
+	return c, epoch, nil
 }

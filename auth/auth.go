@@ -38,6 +38,7 @@ type Caller struct {
 	Name   string            // empty for Anonymous and Socket
 	Groups []string          // of a user
 	Claims map[string]string // of a CI job's token
+	Key    string            // id of the API key that a user came by; empty: by another way
 
 	// Limits, if not nil, are what the credential is good for at most: that of a
 	// robot, an API key or a token. Policy must allow it as well.

@@ -370,7 +370,7 @@ func TestForgery(t *testing.T) {
 		time.Sleep(24 * time.Hour) // so that there is a past
 		s := open(t, nil, nil)
 		cheap(t, s, "ann", "password of ann")
-		_, epoch, _ := s.state(User, "ann")
+		_, epoch, _ := s.state(t.Context(), User, "ann", "")
 		id, key, err := s.keys.signing(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -40,6 +40,7 @@ type Service struct {
 	htpasswd *htpasswd
 	users    *mirror[record]
 	robots   *mirror[record]
+	apiKeys  *mirror[userKey]
 	keys     *keys
 	decoy    string // a hash of nobody's password
 
@@ -62,8 +63,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		records: cfg.Records, log: cfg.Log, hasher: newHasher(),
 		users:  newMirror[record](cfg.Records, "users/", cfg.Log),
 		robots: newMirror[record](cfg.Records, "robots/", cfg.Log),
-		keys:   newKeys(cfg.Records, cfg.Log),
-		decoy:  decoy(), secret: random(32),
+		keys:   newKeys(cfg.Records, cfg.Log), apiKeys: newMirror[userKey](cfg.Records, "apikeys/", cfg.Log),
+		decoy: decoy(), secret: random(32),
 		logins: newCache[login](maxLogins), tokens: newCache[verified](maxTokens),
 		accounts: newBuckets(accountEvery, accountBurst), addresses: newBuckets(addressEvery, addressBurst),
 	}
@@ -71,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if s.htpasswd, err = openHtpasswd(cfg.Htpasswd, cfg.Log); err != nil {
 		return nil, err
 	}
-	for _, load := range []func(context.Context) error{s.users.load, s.robots.load, s.keys.all.load} {
+	for _, load := range []func(context.Context) error{s.users.load, s.robots.load, s.apiKeys.load, s.keys.all.load} {
 		if err := load(ctx); err != nil {
 			return nil, fmt.Errorf("read accounts: %w", err)
 		}
@@ -103,7 +104,7 @@ func (s *Service) firstAdmin(ctx context.Context, path string) error {
 // Run follows the changes that other servers make, until ctx ends.
 func (s *Service) Run(ctx context.Context) {
 	var all sync.WaitGroup
-	for _, follow := range []func(context.Context){s.users.follow, s.robots.follow, s.keys.all.follow} {
+	for _, follow := range []func(context.Context){s.users.follow, s.robots.follow, s.apiKeys.follow, s.keys.all.follow} {
 		all.Go(func() { follow(ctx) })
 	}
 	all.Wait()
@@ -144,14 +145,18 @@ type login struct {
 
 // Basic returns who has that name and password. Address is the caller's, without
 // port. Right passwords are remembered for a short time, without the password, so
-// that a client that sends one with each request costs one hash. Errors:
-// ErrCredentials; ErrBusy; *LimitedError; ctx's.
+// that a client that sends one with each request costs one hash. An API key of the
+// user is as good as the password, within its limits. Errors: ErrCredentials;
+// ErrBusy; *LimitedError; ctx's.
 func (s *Service) Basic(ctx context.Context, name, password, address string) (Caller, error) {
 	kind, account := User, name
 	if robot, ok := strings.CutPrefix(name, RobotPrefix); ok {
 		kind, account = Robot, robot
 	}
-	c, epoch, ok := s.state(kind, account)
+	if kind == User && IsKey(password) {
+		return s.byKey(ctx, account, password, address)
+	}
+	c, epoch, shut := s.state(ctx, kind, account, "")
 	mac := hmac.New(sha256.New, s.secret)
 	for _, part := range []string{string(kind), "\x00", account, "\x00", password} {
 		_, _ = mac.Write([]byte(part)) // never fails
@@ -180,10 +185,7 @@ func (s *Service) Basic(ctx context.Context, name, password, address string) (Ca
 			return Caller{}, ErrCredentials
 		}
 	}
-	if !ok {
-		return Caller{}, ErrCredentials
-	}
-	return c, nil
+	return c, shut
 }
 
 // try tells whether the password is right, whether or not the account may be used.

@@ -181,6 +181,19 @@ func (m *mirror[T]) names() []string {
 	return names
 }
 
+// below returns those that begin with prefix, in no order.
+func (m *mirror[T]) below(prefix string) []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var names []string
+	for name, e := range m.entries {
+		if !e.gone && strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // put writes a value over the one at revision rev; 0 is none. Errors: ErrConflict.
 func (m *mirror[T]) put(ctx context.Context, name string, v *T, rev uint64) (uint64, error) {
 	b, err := json.Marshal(v)

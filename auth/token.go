@@ -55,6 +55,7 @@ type claims struct {
 	jwt.RegisteredClaims
 	Access []Access `json:"access"`
 	Epoch  string   `json:"epoch,omitempty"` // of the account
+	Key    string   `json:"key,omitempty"`   // the API key that it was given out for
 }
 
 // verified is what a token says that was verified. It holds no token.
@@ -62,6 +63,7 @@ type verified struct {
 	kind    Kind
 	name    string
 	epoch   string
+	key     string
 	expires time.Time
 	limits  []Grant
 	catalog bool
@@ -73,9 +75,9 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 	t := Token{Issued: now.Truncate(time.Second), Expires: now.Truncate(time.Second).Add(TokenLife), Access: allowed(c, asked, d)}
 	epoch := ""
 	if c.Kind != Anonymous {
-		var ok bool
-		if _, epoch, ok = s.state(c.Kind, c.Name); !ok {
-			return Token{}, ErrCredentials
+		var err error
+		if _, epoch, err = s.state(ctx, c.Kind, c.Name, c.Key); err != nil {
+			return Token{}, err
 		}
 	}
 	id, key, err := s.keys.signing(ctx)
@@ -87,7 +89,7 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 			Issuer: ServiceName, Subject: subject(c.Kind, c.Name), Audience: jwt.ClaimStrings{ServiceName}, ID: rand.Text(),
 			IssuedAt: jwt.NewNumericDate(t.Issued), NotBefore: jwt.NewNumericDate(t.Issued), ExpiresAt: jwt.NewNumericDate(t.Expires),
 		},
-		Access: t.Access, Epoch: epoch,
+		Access: t.Access, Epoch: epoch, Key: c.Key,
 	})
 	unsigned.Header["kid"] = id
 	if t.Value, err = unsigned.SignedString(key); err != nil {
@@ -114,9 +116,11 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 	}
 	owner := Caller{Kind: Anonymous}
 	if v.kind != Anonymous {
-		c, epoch, ok := s.state(v.kind, v.name)
-		if !ok || epoch != v.epoch {
+		c, epoch, err := s.state(ctx, v.kind, v.name, v.key)
+		if errors.Is(err, ErrCredentials) || err == nil && epoch != v.epoch {
 			return Session{}, fmt.Errorf("%w: it was given out before the account changed", ErrToken)
+		} else if err != nil {
+			return Session{}, err
 		}
 		owner = c
 	}
@@ -152,7 +156,7 @@ func (s *Service) verify(ctx context.Context, token string) (verified, error) {
 	if !ok {
 		return verified{}, fmt.Errorf("%w: it has no subject", ErrToken)
 	}
-	v := verified{kind: kind, name: name, epoch: c.Epoch, expires: c.ExpiresAt.Time}
+	v := verified{kind: kind, name: name, epoch: c.Epoch, key: c.Key, expires: c.ExpiresAt.Time}
 	v.limits, v.catalog = grants(c.Access)
 	return v, nil
 }
@@ -167,7 +171,8 @@ const (
 // refreshRecord is a refresh token as Records keeps it, at
 // refresh/KIND/NAME/HASH.
 type refreshRecord struct {
-	Epoch   string    `json:"epoch"` // of the account
+	Epoch   string    `json:"epoch"`         // of the account
+	Key     string    `json:"key,omitempty"` // the API key that it was given out for
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 }
@@ -177,18 +182,19 @@ func refreshKeys(kind Kind, name string) string {
 }
 
 // IssueRefresh makes a refresh token for c, which gets tokens in place of the
-// password for 30 days, and until the password is changed.
+// password, or the API key, for 30 days, and until that is changed or removed.
 func (s *Service) IssueRefresh(ctx context.Context, c Caller) (string, error) {
-	_, epoch, ok := s.state(c.Kind, c.Name)
-	if !ok {
-		return "", ErrCredentials
+	_, epoch, err := s.state(ctx, c.Kind, c.Name, c.Key)
+	if err != nil {
+		return "", err
 	}
 	now := time.Now().UTC()
-	if err := s.dropRefresh(ctx, c.Kind, c.Name, now, refreshMost-1); err != nil {
+	void := func(r refreshRecord) bool { return r.Epoch != epoch || now.After(r.Expires) }
+	if err := s.dropRefresh(ctx, c.Kind, c.Name, void, refreshMost-1); err != nil {
 		return "", err
 	}
 	token := refreshMark + base64.RawURLEncoding.EncodeToString([]byte(subject(c.Kind, c.Name))) + "." + rand.Text()
-	value, err := json.Marshal(refreshRecord{Epoch: epoch, Created: now, Expires: now.Add(refreshLife)})
+	value, err := json.Marshal(refreshRecord{Epoch: epoch, Key: c.Key, Created: now, Expires: now.Add(refreshLife)})
 	if err != nil {
 		return "", err
 	}
@@ -208,10 +214,6 @@ func (s *Service) Refresh(ctx context.Context, token string) (Caller, error) {
 	if !ok || !named || err != nil || checkName(name) != nil || kind != User && kind != Robot {
 		return Caller{}, ErrCredentials
 	}
-	c, epoch, ok := s.state(kind, name)
-	if !ok {
-		return Caller{}, ErrCredentials
-	}
 	stored, err := s.records.Get(ctx, refreshKeys(kind, name)+secretHash(token))
 	if storage.IsNotFound(err) {
 		return Caller{}, ErrCredentials
@@ -219,16 +221,22 @@ func (s *Service) Refresh(ctx context.Context, token string) (Caller, error) {
 		return Caller{}, fmt.Errorf("look up a refresh token: %w", err)
 	}
 	var r refreshRecord
-	if json.Unmarshal(stored.Value, &r) != nil || r.Epoch != epoch || !time.Now().Before(r.Expires) {
+	if json.Unmarshal(stored.Value, &r) != nil || !time.Now().Before(r.Expires) {
 		return Caller{}, ErrCredentials
+	}
+	c, epoch, err := s.state(ctx, kind, name, r.Key)
+	if err == nil && r.Epoch != epoch {
+		err = ErrCredentials
+	}
+	if err != nil {
+		return Caller{}, err
 	}
 	return c, nil
 }
 
-// dropRefresh removes the account's refresh tokens that are void at now, and the
-// oldest of the others until no more than keep are left.
-func (s *Service) dropRefresh(ctx context.Context, kind Kind, name string, now time.Time, keep int) error {
-	_, epoch, _ := s.state(kind, name)
+// dropRefresh removes the account's refresh tokens that are void, and the oldest of
+// the others until no more than keep are left.
+func (s *Service) dropRefresh(ctx context.Context, kind Kind, name string, void func(refreshRecord) bool, keep int) error {
 	type token struct {
 		storage.Record
 		created time.Time
@@ -251,7 +259,7 @@ func (s *Service) dropRefresh(ctx context.Context, kind Kind, name string, now t
 	}
 	for _, rec := range recs {
 		var r refreshRecord
-		if json.Unmarshal(rec.Value, &r) != nil || r.Epoch != epoch || now.After(r.Expires) {
+		if json.Unmarshal(rec.Value, &r) != nil || void(r) {
 			if err := drop(rec); err != nil {
 				return err
 			}

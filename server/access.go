@@ -141,7 +141,14 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 	if d.Allowed {
 		return nil
 	}
-	if v.Caller.Kind == auth.Anonymous || v.shown.scheme == "bearer" && s.decider.Decide(v.Owner, repo, auth.Action(a)).Allowed {
+	if v.shown.scheme == "bearer" {
+		if owner := s.decider.Decide(v.Owner, repo, auth.Action(a)); owner.Allowed {
+			return s.challenge(r, repo, a, v, oci.Unauthorized.With(d.Why, nil))
+		} else if v.Owner.Kind != auth.Anonymous {
+			d = owner // what the token lacks is not what its owner lacks
+		}
+	}
+	if v.Caller.Kind == auth.Anonymous {
 		return s.challenge(r, repo, a, v, oci.Unauthorized.With(d.Why, nil))
 	}
 	return oci.Denied.With(d.Why, nil)
@@ -236,14 +243,26 @@ func scopeActions(a registry.Action) string {
 func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right) error {
 	v := visitorOf(r)
 	switch {
+	case v.err != nil && needs == control.Self:
+		return s.refuse(r, "", registry.Action(needs), v)
 	case v.err != nil:
 		return s.refuse(r, repo, registry.Action(needs), v)
 	case v.Caller.Kind == auth.Socket:
 		return nil
-	case needs == control.Admin && !s.identities.InUse():
+	case (needs == control.Admin || needs == control.Self) && !s.identities.InUse():
 		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
-	case needs == control.Admin && v.Caller.Kind == auth.Anonymous:
+	case (needs == control.Admin || needs == control.Self) && v.Caller.Kind == auth.Anonymous:
 		return httpx.WithHeader(wire.Unauthenticated, "WWW-Authenticate", basicChallenge)
+	case needs == control.Self && v.Caller.Kind == auth.User && (repo == v.Caller.Name || repo == control.Myself):
+		if v.Caller.Limits != nil {
+			return wire.Denied.With("this credential is good for some repositories only: use the password, or a key without limits")
+		}
+		return nil
+	case needs == control.Self:
+		if d := s.decider.Decide(v.Caller, "", auth.Admin); !d.Allowed {
+			return wire.Denied.With("these belong to another user: " + d.Why)
+		}
+		return nil
 	case needs == control.Admin:
 		if d := s.decider.Decide(v.Caller, "", auth.Admin); !d.Allowed {
 			return wire.Denied.With(d.Why)

@@ -23,16 +23,18 @@ func newUser(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user",
 		Short: "Make, list, change and delete users",
-		Long: `Make, list, change and delete the users of a server, on the server's own machine.
-As soon as there is one, everybody has to log in. Users in the group admins may do
-everything.`,
+		Long: `Make, list, change and delete the users of a server. As soon as there is one,
+everybody has to log in. Users in the group admins may do everything.`,
 		Example: `  berth user add --group admins ann
   berth user passwd ann
+  berth user set ann --group admins --group dev
+  berth user key add --description laptop ann
   berth user ls`,
 		GroupID: groupRun,
 	}
 	at.flags(cmd)
-	cmd.AddCommand(newUserAdd(std, &at), newUserLs(std, &at), newUserPasswd(std, &at), newUserRm(std, &at))
+	cmd.AddCommand(newUserAdd(std, &at), newUserLs(std, &at), newUserPasswd(std, &at), newUserSet(std, &at),
+		newAble(&at, "/users/", "user", false), newAble(&at, "/users/", "user", true), newUserRm(std, &at), newUserKey(std, &at))
 	return cmd
 }
 
@@ -81,7 +83,7 @@ func newUserPasswd(std stdio, at *adminOf) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "passwd [flags] NAME",
 		Short:   "Change a user's password",
-		Long:    "Change a user's password. What was logged in with the old one is logged out.",
+		Long:    "Change a user's password. What was logged in with the old one is logged out, and the user's API keys are void.",
 		Example: "  berth user passwd ann\n  berth user passwd --password-stdin ann < password",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -98,6 +100,59 @@ func newUserPasswd(std stdio, at *adminOf) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func newUserSet(std stdio, at *adminOf) *cobra.Command {
+	var groups []string
+	var none bool
+	cmd := &cobra.Command{
+		Use:     "set [flags] NAME",
+		Short:   "Change the groups of a user",
+		Long:    "Change the groups of a user: those that are given take the place of those that the user is in. It counts at once.",
+		Example: "  berth user set ann --group admins --group dev\n  berth user set ann --no-groups",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringArrayVar(&groups, "group", nil, "put the user in this `group`; may be given several times")
+	cmd.Flags().BoolVar(&none, "no-groups", false, "take the user out of all groups")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if none == (len(groups) > 0) {
+			return misuse(errors.New("say which groups, with --group, or --no-groups" + seeHelp(cmd)))
+		}
+		q := struct {
+			Groups []string `json:"groups"`
+		}{append([]string{}, groups...)}
+		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+			return client.Do(ctx, "PUT", "/users/"+url.PathEscape(args[0]), q, nil)
+		})
+	}
+	return cmd
+}
+
+// newAble makes the command that disables or enables what is below path.
+func newAble(at *adminOf, path, what string, disable bool) *cobra.Command {
+	verb, long := "enable", "Let disabled %ss log in again. What they had before they were disabled, such as tokens, stays void."
+	if disable {
+		verb, long = "disable", "Shut out %ss without deleting them. They are logged out at once."
+	}
+	return &cobra.Command{
+		Use:     verb + " NAME...",
+		Short:   strings.ToUpper(verb[:1]) + verb[1:] + " " + what + "s",
+		Long:    fmt.Sprintf(long, what),
+		Example: fmt.Sprintf("  berth %s %s NAME", what, verb),
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := struct {
+				Disabled bool `json:"disabled"`
+			}{disable}
+			return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+				var errs []error
+				for _, name := range args {
+					errs = append(errs, client.Do(ctx, "PUT", path+url.PathEscape(name), q, nil))
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
 }
 
 func newUserLs(std stdio, at *adminOf) *cobra.Command {

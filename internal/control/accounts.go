@@ -59,6 +59,39 @@ type Grant struct {
 	Actions      []string `json:"actions"`
 }
 
+// Keys are the API keys of a user, the oldest first.
+type Keys struct {
+	Keys []Key `json:"keys"`
+}
+
+// Key is an API key of a user: a password beside the password.
+type Key struct {
+	ID          string    `json:"id"`
+	User        string    `json:"user"`
+	Description string    `json:"description"`
+	Grants      []Grant   `json:"grants"` // what it is good for at most; empty: for all that its user may do
+	Created     time.Time `json:"created"`
+	Expires     time.Time `json:"expires,omitzero"` // absent: never
+
+	// Secret is what is shown as the password, in the answer to CreateKey and
+	// nowhere else.
+	Secret string `json:"secret,omitempty"`
+}
+
+// CreateKey makes an API key.
+type CreateKey struct {
+	User        string    `json:"user"` // of the path
+	Description string    `json:"description,omitempty"`
+	Grants      []Grant   `json:"grants,omitempty"` // absent: all that the user may do
+	Expires     time.Time `json:"expires,omitzero"` // absent: never
+}
+
+// KeyQuery names an API key.
+type KeyQuery struct {
+	User string `json:"user"`
+	ID   string `json:"id"`
+}
+
 // Robots is one page of robots, by name.
 type Robots struct {
 	Robots []Robot `json:"robots"`

@@ -102,18 +102,22 @@ func (h *Handler) listRobots(_ *http.Request, q control.AccountsQuery) (control.
 }
 
 func robotOf(a auth.Account) control.Robot {
-	r := control.Robot{
-		Name: a.Name, Login: auth.RobotPrefix + a.Name, Grants: []control.Grant{}, Disabled: a.Disabled, Created: a.Created, Expires: a.Expires,
+	return control.Robot{
+		Name: a.Name, Login: auth.RobotPrefix + a.Name, Grants: wireGrants(a.Grants), Disabled: a.Disabled, Created: a.Created, Expires: a.Expires,
 		Revision: a.Revision,
 	}
-	for _, g := range a.Grants {
+}
+
+func wireGrants(grants []auth.Grant) []control.Grant {
+	list := []control.Grant{}
+	for _, g := range grants {
 		one := control.Grant{Repositories: g.Repositories, Actions: []string{}}
 		for _, action := range g.Actions {
 			one.Actions = append(one.Actions, string(action))
 		}
-		r.Grants = append(r.Grants, one)
+		list = append(list, one)
 	}
-	return r
+	return list
 }
 
 func grantsOf(list []control.Grant) ([]auth.Grant, error) {
@@ -169,12 +173,68 @@ func (h *Handler) deleteRobot(r *http.Request, q control.RobotQuery) (control.No
 	return control.None{}, accountError(h.Identities.Remove(context.WithoutCancel(r.Context()), auth.Robot, q.Robot))
 }
 
+// userNamed returns the user that a path names.
+func (h *Handler) userNamed(r *http.Request, name string) (string, error) {
+	if name != Myself {
+		return name, nil
+	}
+	c := h.Caller(r)
+	if c.Kind != auth.User {
+		return "", control.Invalid.With(fmt.Sprintf("%s stands for the user who asks, and %s is none: name one", Myself, c)).In(fieldUser)
+	}
+	return c.Name, nil
+}
+
+// listKeys answers GET /users/{user}/keys.
+func (h *Handler) listKeys(r *http.Request, q control.UserQuery) (control.Keys, error) {
+	user, err := h.userNamed(r, q.User)
+	answer := control.Keys{Keys: []control.Key{}}
+	if err != nil {
+		return answer, err
+	}
+	for _, k := range h.Identities.APIKeys(user) {
+		answer.Keys = append(answer.Keys, keyOf(k))
+	}
+	return answer, nil
+}
+
+func keyOf(k auth.Key) control.Key {
+	return control.Key{ID: k.ID, User: k.User, Description: k.Description, Grants: wireGrants(k.Grants), Created: k.Created, Expires: k.Expires}
+}
+
+// createKey answers POST /users/{user}/keys.
+func (h *Handler) createKey(r *http.Request, q control.CreateKey) (control.Key, error) {
+	user, err := h.userNamed(r, q.User)
+	if err != nil {
+		return control.Key{}, err
+	}
+	k := auth.Key{User: user, Description: q.Description, Expires: q.Expires}
+	if q.Grants != nil {
+		if k.Grants, err = grantsOf(q.Grants); err != nil {
+			return control.Key{}, err
+		}
+	}
+	made, text, err := h.Identities.AddKey(context.WithoutCancel(r.Context()), h.Caller(r), k)
+	answer := keyOf(made)
+	answer.Secret = text
+	return answer, accountError(err)
+}
+
+// deleteKey answers DELETE /users/{user}/keys/{id}.
+func (h *Handler) deleteKey(r *http.Request, q control.KeyQuery) (control.None, error) {
+	user, err := h.userNamed(r, q.User)
+	if err != nil {
+		return control.None{}, err
+	}
+	return control.None{}, accountError(h.Identities.RemoveKey(context.WithoutCancel(r.Context()), user, q.ID))
+}
+
 // accountError is err in the words of the API.
 func accountError(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, auth.ErrUnknown):
+	case errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrUnknownKey):
 		return control.NotFound.With(err.Error())
 	case errors.Is(err, auth.ErrExists):
 		return control.Conflict.With(err.Error() + ": choose another, or delete that one first")

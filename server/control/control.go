@@ -33,6 +33,7 @@ const (
 	Push     Right = "push"
 	Delete   Right = "delete"
 	Admin    Right = "admin" // on the server as a whole
+	Self     Right = "self"  // to be the user that the path names, or to have Admin
 
 	// Overwrite is what it takes beside Push to move a tag.
 	Overwrite Right = "overwrite"
@@ -41,8 +42,12 @@ const (
 // Config is what the API is built from. Every field is needed.
 type Config struct {
 	// Access returns nil if the caller has the right to repo. repo is empty for
-	// Admin, and for Pull of what concerns no repository.
+	// Admin, and for Pull of what concerns no repository; for Self it is the name of
+	// a user, or Myself.
 	Access func(r *http.Request, repo string, needs Right) error
+
+	// Caller returns who sent the request.
+	Caller func(r *http.Request) auth.Caller
 
 	// Ready tells what the server consists of, and what of it is ready.
 	Ready func(ctx context.Context) []control.Part
@@ -104,8 +109,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	// Who may not know what the server holds is not told either what a request
 	// should look like, as far as that can be said before it is read.
-	if op.Needs == Admin {
-		if err := h.Access(r, "", Admin); err != nil {
+	if op.Needs == Admin || op.Needs == Self {
+		if err := h.Access(r, values[fieldUser], op.Needs); err != nil {
 			return err
 		}
 	}
@@ -173,6 +178,8 @@ func translate(e *oci.Error) *control.Error {
 		return control.Invalid.With(e.Message)
 	case http.StatusTooManyRequests:
 		return control.TooMany.With(e.Message)
+	case http.StatusServiceUnavailable:
+		return control.Unavailable.With(e.Message)
 	}
 	return control.Internal
 }

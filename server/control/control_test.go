@@ -72,6 +72,7 @@ func newHandler(rights ...Right) *Handler {
 			}
 			return control.Denied.With(fmt.Sprintf("no %s on %q", needs, repo))
 		},
+		Caller: func(*http.Request) auth.Caller { return auth.Caller{Kind: auth.Socket} },
 		Ready: func(context.Context) []control.Part {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
@@ -196,7 +197,7 @@ func TestHeaders(t *testing.T) {
 // TestRights asks each row of the table with every set of rights. What a caller
 // may not do is answered before anything is said about the request.
 func TestRights(t *testing.T) {
-	all := []Right{Pull, Push, Delete, Admin}
+	all := []Right{Pull, Push, Delete, Admin, Self}
 	for set := range 1 << len(all) {
 		var rights []Right
 		has := map[Right]bool{Everyone: true}
@@ -212,7 +213,7 @@ func TestRights(t *testing.T) {
 				continue
 			}
 			path, body := control.Base+strings.ReplaceAll(op.Path, "{id}", "7"), ""
-			if _, ok := op.request.byName[fieldRepo]; ok && op.Needs != Admin {
+			if _, ok := op.request.byName[fieldRepo]; ok && op.Needs != Admin && op.Needs != Self {
 				if op.hasBody() {
 					body = `{"repo":"a"}`
 				} else {
@@ -259,8 +260,11 @@ func TestTable(t *testing.T) {
 		if !strings.HasPrefix(op.Path, "/") || !strings.HasSuffix(op.Says, ".") {
 			t.Errorf("%s: the path %q or the sentence %q is not one", name, op.Path, op.Says)
 		}
-		if repo, ok := op.request.byName[fieldRepo]; op.Needs != Everyone && op.Needs != Admin && (!ok || repo.Type.Kind() != reflect.String) {
+		if repo, ok := op.request.byName[fieldRepo]; op.Needs != Everyone && op.Needs != Admin && op.Needs != Self && (!ok || repo.Type.Kind() != reflect.String) {
 			t.Errorf("%s needs %s on a repository, but its request names none", name, op.Needs)
+		}
+		if op.Needs == Self && !strings.Contains(op.Path, "{"+fieldUser+"}") {
+			t.Errorf("%s needs %s, but its path names no user", name, op.Needs)
 		}
 		for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(op.Path, -1) {
 			if _, ok := op.request.byName[m[1]]; !ok {

@@ -48,6 +48,8 @@ func (o Operation) right() string {
 	switch o.Needs {
 	case Everyone, Admin:
 		return string(o.Needs)
+	case Self:
+		return "to be that user, or admin"
 	}
 	return fmt.Sprintf("%s on the repository %s", o.Needs, fieldRepo)
 }

@@ -49,6 +49,13 @@ func Table() []Operation {
 		row(http.MethodDelete, "/users/{user}", Admin, (*Handler).deleteUser,
 			"Deletes a user, whose tokens are void at once."),
 
+		row(http.MethodGet, "/users/{user}/keys", Self, (*Handler).listKeys,
+			"The API keys of a user; ~ is the user who asks, here and in the next two."),
+		row(http.MethodPost, "/users/{user}/keys", Self, (*Handler).createKey,
+			"Makes an API key, a password beside the password, that is in the answer and nowhere else."),
+		row(http.MethodDelete, "/users/{user}/keys/{id}", Self, (*Handler).deleteKey,
+			"Deletes an API key; what was given out for it is void at once."),
+
 		row(http.MethodGet, "/robots", Admin, (*Handler).listRobots,
 			"The robots."),
 		row(http.MethodPost, "/robots", Admin, (*Handler).createRobot,
@@ -99,8 +106,15 @@ type Operation struct {
 	do      func(h *Handler, r *http.Request, request reflect.Value) (any, error)
 }
 
-// fieldRepo is the field that names the repository of an operation on one.
-const fieldRepo = "repo"
+// The fields that name what an operation is on.
+const (
+	fieldRepo = "repo"
+	fieldUser = "user" // of one that needs Self
+)
+
+// Myself stands for the name of who asks, where a path names a user. It is nobody's
+// name.
+const Myself = "~"
 
 // row makes a row whose request is a Q and whose answer is an A.
 func row[Q, A any](method, path string, needs Right, does func(*Handler, *http.Request, Q) (A, error), says string) Operation {
@@ -133,7 +147,7 @@ func long[Q, R any](path string, needs Right, does func(*Handler, context.Contex
 
 // repository returns what the request of an operation on a repository names.
 func (o Operation) repository(request reflect.Value) (string, bool) {
-	if o.Needs == Everyone || o.Needs == Admin {
+	if o.Needs == Everyone || o.Needs == Admin || o.Needs == Self {
 		return "", false
 	}
 	return request.FieldByIndex(o.request.byName[fieldRepo].Index).String(), true
