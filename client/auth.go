@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -28,9 +29,11 @@ const (
 // with tokens from the service that it names (the "Docker token flow"). Its
 // errors never hold a secret.
 type auth struct {
-	origin             *url.URL
-	http               *http.Client
-	username, password string
+	origin   *url.URL
+	http     *http.Client
+	username string
+	secret   string // the password, if it is in no file
+	file     string // that holds the password
 
 	asking chan struct{} // holds one element while somebody asks for a token
 
@@ -44,12 +47,47 @@ type token struct {
 	until time.Time
 }
 
-func newAuth(origin *url.URL, c *http.Client, username, password string) *auth {
+func newAuth(origin *url.URL, c *http.Client, o Options) *auth {
 	return &auth{
-		origin: origin, http: c, username: username, password: password,
+		origin: origin, http: c, username: o.Username, secret: o.Password, file: o.PasswordFile,
 		asking: make(chan struct{}, 1), tokens: map[string]token{},
 	}
 }
+
+// password returns the password as it is now.
+func (a *auth) password() (string, error) {
+	if a.file == "" {
+		return a.secret, nil
+	}
+	return readPassword(a.file)
+}
+
+// maxPassword is the largest file with a password, in bytes. Identity tokens of
+// some registries are long.
+const maxPassword = 64 << 10
+
+// readPassword returns what is in the file, without the end of its line.
+func readPassword(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errPassword, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	password := strings.TrimRight(string(text), "\r\n")
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", errPassword, err)
+	case password == "":
+		return "", fmt.Errorf("%w: %s is empty", errPassword, path)
+	case len(text) > maxPassword || strings.ContainsAny(password, "\r\n\x00"):
+		return "", fmt.Errorf("%w: %s holds more than one line", errPassword, path)
+	}
+	return password, nil
+}
+
+// errPassword says that there is no password to show. Asking again does not help.
+var errPassword = errors.New("read the password for the registry")
 
 // who is the user, for messages.
 func (a *auth) who() string {
@@ -76,9 +114,17 @@ func (a *auth) header(ctx context.Context, scope string) (string, error) {
 		}
 		return "Bearer " + t, nil
 	case asked.scheme == "basic" && a.username != "":
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(a.username+":"+a.password)), nil
+		password, err := a.password()
+		if err != nil {
+			return "", err
+		}
+		return basicOf(a.username, password), nil
 	}
 	return "", nil
+}
+
+func basicOf(username, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(username+":"+password))
 }
 
 // learn reads the challenge of a 401 and says whether there is something new to
@@ -106,7 +152,12 @@ func (a *auth) learn(resp *http.Response, scope, sent string) (bool, error) {
 		return true, nil
 	case basic != nil && a.username != "" && a.username != identityToken:
 		a.asked = *basic
-		return !strings.HasPrefix(sent, "Basic "), nil
+		if strings.HasPrefix(sent, "Basic ") {
+			// It is worth another try only if the file holds another password now.
+			password, err := a.password()
+			return err == nil && sent != basicOf(a.username, password), nil
+		}
+		return true, nil
 	}
 	return false, nil
 }
@@ -177,20 +228,28 @@ func (a *auth) get(ctx context.Context, realm *url.URL, service string, scopes [
 		return token{}, 0, err
 	}
 	if a.username != "" {
-		req.SetBasicAuth(a.username, a.password)
+		password, err := a.password()
+		if err != nil {
+			return token{}, 0, err
+		}
+		req.SetBasicAuth(a.username, password)
 	}
 	return a.ask(req)
 }
 
 func (a *auth) post(ctx context.Context, realm *url.URL, service string, scopes []string) (token, error) {
+	password, err := a.password()
+	if err != nil {
+		return token{}, err
+	}
 	form := url.Values{"client_id": {"berth"}, "service": {service}, "scope": {strings.Join(scopes, " ")}}
 	if a.username == identityToken {
 		form.Set("grant_type", "refresh_token")
-		form.Set("refresh_token", a.password)
+		form.Set("refresh_token", password)
 	} else {
 		form.Set("grant_type", "password")
 		form.Set("username", a.username)
-		form.Set("password", a.password)
+		form.Set("password", password)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(form.Encode()))
 	if err != nil {

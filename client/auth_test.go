@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -133,6 +135,78 @@ func TestWrongPassword(t *testing.T) {
 	err := dial(t, Options{Registry: basic.URL}).Ping(t.Context())
 	if !errors.Is(err, ErrUnauthorized) || !strings.Contains(err.Error(), "log in with") {
 		t.Errorf("Ping without a password = %v", err)
+	}
+}
+
+// TestPasswordFile changes the password while a client uses it.
+func TestPasswordFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range []string{"", "\n", "two\nlines\n", strings.Repeat("x", maxPassword+1)} {
+		write(bad)
+		if _, err := New(Options{Registry: "localhost", Username: "ann", PasswordFile: file}); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("New with a file of %d bytes = %v, want an error that names it", len(bad), err)
+		}
+	}
+	var want atomic.Value
+	want.Store("first")
+	basic := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "ann" || password != want.Load() {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer basic.Close()
+	service := &tokenService{}
+	bearer, forget := guarded(t, service)
+	write("first\n")
+	byBasic := dial(t, Options{Registry: basic.URL, Username: "ann", PasswordFile: file})
+	if err := byBasic.Ping(t.Context()); err != nil {
+		t.Fatalf("Ping = %v", err)
+	}
+	want.Store("second")
+	if err := byBasic.Ping(t.Context()); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("Ping with an old password = %v, want ErrUnauthorized", err)
+	}
+	write("second\r\n")
+	if err := byBasic.Ping(t.Context()); err != nil {
+		t.Errorf("Ping after the file has changed = %v", err)
+	}
+	write("wrong")
+	byToken := dial(t, Options{Registry: bearer, Username: "ann", PasswordFile: file})
+	desc, _ := content(10)
+	if _, _, err := byToken.HasBlob(t.Context(), "a", desc.Digest); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("HasBlob with a wrong password = %v, want ErrUnauthorized", err)
+	}
+	write(secret)
+	if _, _, err := byToken.HasBlob(t.Context(), "a", desc.Digest); err != nil {
+		t.Errorf("HasBlob after the file has changed = %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	forget.Store(true)
+	if _, _, err := byToken.HasBlob(t.Context(), "a", desc.Digest); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("HasBlob without the file = %v, want an error that names it", err)
+	}
+}
+
+// TestAs asks one registry as two people at the same time.
+func TestAs(t *testing.T) {
+	address, _ := guarded(t, new(tokenService))
+	wrong := dial(t, Options{Registry: address, Username: "bob", Password: "wrong"})
+	right := wrong.As("ann", secret)
+	desc, _ := content(10)
+	if _, _, err := right.HasBlob(t.Context(), "a", desc.Digest); err != nil {
+		t.Errorf("HasBlob as ann = %v", err)
+	}
+	if _, _, err := wrong.HasBlob(t.Context(), "a", desc.Digest); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("HasBlob as bob = %v, want ErrUnauthorized", err)
 	}
 }
 

@@ -134,7 +134,7 @@ func (r *Registry) failed(ctx context.Context, c call, err error) error {
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("the registry at %s does not speak TLS; if it may go without, name it http://%s: %w", at, r.base.Host, err)
 	case errors.As(err, &issuer):
-		return fmt.Errorf("the certificate of the registry at %s is not one this machine trusts; name its CA's file: %w", at, err)
+		return fmt.Errorf("the certificate of the registry at %s is not one this machine trusts; name its CA's file (berth repo --ca, berth node --registry-ca): %w", at, err)
 	}
 	return fmt.Errorf("%s in %s: %w", c.doing, r.Host(), err)
 }
@@ -149,7 +149,7 @@ func final(err error) bool {
 		record  tls.RecordHeaderError
 		cert    *tls.CertificateVerificationError
 	)
-	return errors.Is(err, ErrUnauthorized) || errors.As(err, &source) ||
+	return errors.Is(err, ErrUnauthorized) || errors.Is(err, errPassword) || errors.As(err, &source) ||
 		errors.As(err, &record) || errors.As(err, &cert) || errors.As(err, &unknown) && unknown.IsNotFound
 }
 

@@ -32,13 +32,23 @@ type Options struct {
 	// an identity token, as Docker keeps it. Empty: anonymous.
 	Username, Password string
 
+	// PasswordFile, if not empty, holds the password instead. It is read each time
+	// the password is shown, so that a new one counts at once.
+	PasswordFile string
+
 	CAFile    string            // PEM certificates to trust beside the system's
-	Transport http.RoundTripper // nil: one of the client's own; then CAFile must be empty
+	Transport http.RoundTripper // nil: one of the client's own; else CAFile and Dial must be empty
 	UserAgent string            // default "berth"
 
 	// Warn is told of each warning that the registry sends with an answer, once
 	// (spec, "Warnings"). It may be called by several goroutines. May be nil.
 	Warn func(text string)
+
+	// Header is sent with each request to the registry.
+	Header http.Header
+
+	// Dial connects to the registry, nil: as to any other address.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Registry is a registry to speak with. Its methods may be called by several
@@ -46,6 +56,7 @@ type Options struct {
 type Registry struct {
 	base    *url.URL
 	agent   string
+	header  http.Header
 	http    *http.Client
 	auth    *auth
 	backoff func(attempt int) time.Duration // before attempt 1, 2, …
@@ -65,15 +76,24 @@ func New(o Options) (*Registry, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
-		if transport, err = newTransport(o.CAFile); err != nil {
+		if transport, err = newTransport(o.CAFile, o.Dial); err != nil {
 			return nil, err
 		}
-	} else if o.CAFile != "" {
-		return nil, errors.New("a CA file and a transport exclude each other")
+	} else if o.CAFile != "" || o.Dial != nil {
+		return nil, errors.New("a transport excludes a CA file and a dialer")
+	}
+	if o.PasswordFile != "" {
+		if o.Password != "" {
+			return nil, errors.New("a password and a file with it exclude each other")
+		}
+		if _, err := readPassword(o.PasswordFile); err != nil {
+			return nil, err
+		}
 	}
 	r := &Registry{
 		base:    base,
 		agent:   o.UserAgent,
+		header:  o.Header,
 		http:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		backoff: backoff,
 		stall:   time.Minute,
@@ -83,12 +103,25 @@ func New(o Options) (*Registry, error) {
 	if r.agent == "" {
 		r.agent = "berth"
 	}
-	r.auth = newAuth(base, r.http, o.Username, o.Password)
+	r.auth = newAuth(base, r.http, o)
 	return r, nil
+}
+
+// As returns a client of the same registry, over the same connections, for
+// somebody else; see Options for the name and the password. It sends no
+// Options.Header.
+func (r *Registry) As(username, password string) *Registry {
+	return &Registry{
+		base: r.base, agent: r.agent, http: r.http, backoff: r.backoff, stall: r.stall, chunk: r.chunk,
+		auth: newAuth(r.base, r.http, Options{Username: username, Password: password}),
+	}
 }
 
 // Host returns the registry's host, with its port if the address has one.
 func (r *Registry) Host() string { return r.base.Host }
+
+// InTheClear tells whether others between here and there can read what is sent.
+func (r *Registry) InTheClear() bool { return r.base.Scheme == "http" && !loopback(r.base.Hostname()) }
 
 // URL is its address, without a path.
 func (r *Registry) URL() string { return r.base.Scheme + "://" + r.base.Host }
@@ -103,8 +136,15 @@ type withBasic struct{ r *Registry }
 func (b withBasic) RoundTrip(req *http.Request) (*http.Response, error) {
 	a := b.r.auth
 	if a.username != "" && a.username != identityToken && req.URL.Host == b.r.base.Host {
+		password, err := a.password()
+		if err != nil {
+			if req.Body != nil {
+				_ = req.Body.Close() // nobody will read it
+			}
+			return nil, err
+		}
 		req = req.Clone(req.Context())
-		req.SetBasicAuth(a.username, a.password)
+		req.SetBasicAuth(a.username, password)
 	}
 	return b.r.http.Transport.RoundTrip(req)
 }
@@ -160,7 +200,7 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-func newTransport(caFile string) (*http.Transport, error) {
+func newTransport(caFile string, dial func(context.Context, string, string) (net.Conn, error)) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -174,6 +214,9 @@ func newTransport(caFile string) (*http.Transport, error) {
 		DisableCompression: true,
 		// One connection for each blob is faster than HTTP/2's one for all.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}
+	if dial != nil {
+		t.DialContext, t.Proxy = dial, nil
 	}
 	if caFile == "" {
 		return t, nil

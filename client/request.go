@@ -93,6 +93,7 @@ func (r *Registry) request(ctx context.Context, c call) (*http.Request, error) {
 	maps.Copy(req.Header, c.header)
 	req.Header.Set("User-Agent", r.agent)
 	if sameOrigin(req.URL, r.base) {
+		maps.Copy(req.Header, r.header)
 		v, err := r.auth.header(ctx, c.scope)
 		if err != nil {
 			return nil, r.failed(ctx, c, err)

@@ -1,8 +1,13 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+
+	"berth.internal/internal/control"
 )
 
 // Config is the configuration of berth node.
@@ -15,6 +20,18 @@ type Config struct {
 	// Default: its host:port.
 	Name string `yaml:"name"`
 
+	// RegistryCA is a file of PEM certificates of CAs to trust beside the system's,
+	// for the registry's certificate. Default none.
+	RegistryCA string `yaml:"registry_ca"`
+
+	// RegistryUser is the name that the node logs in to the registry with, such as
+	// robot+node. Default none: it pulls what everybody may.
+	RegistryUser string `yaml:"registry_user"`
+
+	// RegistryPasswordFile holds the password of RegistryUser. It is read each time
+	// it is used.
+	RegistryPasswordFile string `yaml:"registry_password_file"`
+
 	// Data is the directory that keeps images and containers. Default
 	// /var/lib/berth.
 	Data string `yaml:"data"`
@@ -23,11 +40,23 @@ type Config struct {
 	// Default /run/berth/node.sock.
 	Socket string `yaml:"socket"`
 
+	// Dial, if not nil, connects to the registry, one in this process, which lets the
+	// node in by the header control.NodeHeader.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
+
 	// Init is the program cmd/berth-init; nil means this program itself.
 	Init []byte `yaml:"-"`
 
 	// Version is berth's own, for docker version.
 	Version string `yaml:"-"`
+}
+
+// header is what the registry in this process knows the node by.
+func (c Config) header() http.Header {
+	if c.Dial == nil {
+		return nil
+	}
+	return http.Header{control.NodeHeader: {"local"}}
 }
 
 // ErrNotRoot says that a node needs rights that only root has.
@@ -47,6 +76,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.Registry == "" {
 		errs = append(errs, errors.New("registry: must name the cluster's registry, such as http://10.0.0.1:5000"))
+	}
+	if (c.RegistryUser == "") != (c.RegistryPasswordFile == "") {
+		errs = append(errs, errors.New("registry_user: needs registry_password_file beside it, and the other way round; berth robot add makes an account for a node"))
 	}
 	if c.Data == "" {
 		errs = append(errs, errors.New("data: must name a directory"))

@@ -65,9 +65,15 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	if err != nil {
 		return nil, err
 	}
-	registry, err := client.New(client.Options{Registry: cfg.Registry, UserAgent: "berth-node/" + cfg.Version})
+	registry, err := client.New(client.Options{
+		Registry: cfg.Registry, Username: cfg.RegistryUser, PasswordFile: cfg.RegistryPasswordFile, CAFile: cfg.RegistryCA,
+		Dial: cfg.Dial, Header: cfg.header(), UserAgent: "berth-node/" + cfg.Version,
+	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.RegistryUser != "" && registry.InTheClear() {
+		log.Warn("the node's password goes to the registry in the clear: give the registry TLS, and the node its address with https", "registry", cfg.Registry)
 	}
 	if a.images, err = image.Open(a.dir.Path("images"), image.Options{Logger: log}); err != nil {
 		return nil, err
@@ -85,6 +91,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	if a.host, err = host.Open(ctx, host.Options{
 		Dir: a.dir.Path("host"), Node: string(id), Registry: name, Endpoints: []string{registry.Host()},
 		Images: a.images, Source: registry, Runtime: a.rt, Log: log,
+		SourceAs: func(l host.Login) image.Source { return registry.As(l.Username, l.Password) },
+		CheckLogin: func(ctx context.Context, l host.Login) error {
+			return registry.As(l.Username, l.Password).Ping(ctx)
+		},
 	}); err != nil {
 		return nil, err
 	}
@@ -98,6 +108,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	}
 	a.engine = engine.New(a.host, engine.Config{
 		ID: string(id), Name: machine, Version: cfg.Version, Registry: name, Data: a.dir.Path(),
+		Endpoints: []string{registry.Host()},
 	}, log)
 	return a, nil
 }

@@ -71,12 +71,12 @@ func TestValidate(t *testing.T) {
 	if err := DefaultConfig().Validate(); err != nil {
 		t.Errorf("the defaults: %v", err)
 	}
-	err := Config{Socket: strings.Repeat("x", 108)}.Validate()
+	err := Config{Socket: strings.Repeat("x", 108), RegistryUser: "robot+node"}.Validate()
 	if err == nil {
 		t.Fatal("an empty configuration is accepted")
 	}
-	for i, want := range []string{"registry: ", "data: ", "socket: "} {
-		if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[i], want) {
+	for i, want := range []string{"registry: ", "registry_user: ", "data: ", "socket: "} {
+		if lines := strings.Split(err.Error(), "\n"); len(lines) != 4 || !strings.HasPrefix(lines[i], want) {
 			t.Errorf("line %d of %q, want %s…", i+1, lines, want)
 		}
 	}

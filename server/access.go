@@ -24,6 +24,15 @@ func asAdmin(ctx context.Context) context.Context { return context.WithValue(ctx
 
 func isAdmin(r *http.Request) bool { return r.Context().Value(adminKey{}) != nil }
 
+// nodeKey is the key of the mark that a request came from the node in this process.
+type nodeKey struct{}
+
+func asNode(ctx context.Context) context.Context { return context.WithValue(ctx, nodeKey{}, true) }
+
+func isNode(r *http.Request) bool {
+	return r.Header[wire.NodeHeader] != nil && r.Context().Value(nodeKey{}) != nil
+}
+
 // visitor is who sent a request, as far as it says.
 type visitor struct {
 	auth.Session
@@ -83,12 +92,14 @@ func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owne
 // identify finds out who sent the request, once for all that is asked about it.
 // Without users, credentials say nothing.
 func (s *Server) identify(r *http.Request) *http.Request {
-	if !isAdmin(r) && (r.Header["Authorization"] == nil || !s.identities.InUse()) {
+	if !isAdmin(r) && !isNode(r) && (r.Header["Authorization"] == nil || !s.identities.InUse()) {
 		return r
 	}
 	v := *anonymous
 	if isAdmin(r) {
 		v.Session = sessionOf(auth.Caller{Kind: auth.Socket})
+	} else if isNode(r) {
+		v.Session = sessionOf(auth.Caller{Kind: auth.Node, Name: localNode})
 	} else {
 		s.recognize(r, &v)
 	}
@@ -130,7 +141,7 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 		return s.refuse(r, repo, a, v)
 	case v.Caller.Kind == auth.Socket:
 		return nil
-	case !s.identities.InUse():
+	case !s.identities.InUse() && v.Caller.Kind != auth.Node:
 		return s.withoutUsers(repo, a)
 	case repo == "" && (v.Caller.Kind != auth.Anonymous || v.shown.scheme != "" && s.decider.Decide(v.Owner, "", auth.Pull).Allowed):
 		return nil // what they see there is decided name by name
@@ -160,7 +171,7 @@ func (s *Server) lists(r *http.Request, repo string) bool {
 	switch {
 	case v.Caller.Kind == auth.Socket:
 		return true
-	case !s.identities.InUse():
+	case !s.identities.InUse() && v.Caller.Kind != auth.Node:
 		return s.withoutUsers(repo, registry.Pull) == nil
 	case v.Catalog:
 		return s.decider.Decide(v.Owner, repo, auth.Pull).Allowed

@@ -102,6 +102,10 @@ type Config struct {
 	// to stop. Default 30s.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
 
+	// LocalNode, if not nil, listens for the node in this process. It needs no
+	// login: it is node:local in the policy, and may pull unless that forbids it.
+	LocalNode net.Listener `yaml:"-"`
+
 	// Version is berth's own, for the control API.
 	Version string `yaml:"-"`
 }

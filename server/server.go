@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Dangling: cfg.Collect.Dangling, Rules: cfg.rules("")},
 	}, log)
 	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
-	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.rulesForAnonymous(), Log: log})
+	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.base(), Log: log})
 	s.decider = policy.WithRobots{Decider: s.policy}
 	gatherer := prometheus.NewRegistry()
 	if cfg.TLS.on() {
@@ -169,8 +169,11 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		HTTP2:             &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: s.patience.body},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext: func(from net.Listener) context.Context {
-			if from == admin {
+			switch from {
+			case admin:
 				return asAdmin(context.WithoutCancel(ctx))
+			case s.cfg.LocalNode:
+				return asNode(context.WithoutCancel(ctx))
 			}
 			return context.WithoutCancel(ctx)
 		},
@@ -196,10 +199,14 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		background.Wait()
 	}()
 	served := make(chan error)
-	listeners := 0
-	for l, serve := range map[net.Listener]func(net.Listener) error{l: serve, admin: hs.Serve} {
+	listeners, public := 0, l
+	for _, l := range []net.Listener{l, admin, s.cfg.LocalNode} {
 		if l != nil {
 			listeners++
+			serve := serve
+			if l != public {
+				serve = hs.Serve
+			}
 			go func() { served <- fmt.Errorf("serve on %s: %w", l.Addr(), serve(l)) }()
 		}
 	}

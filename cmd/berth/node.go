@@ -19,7 +19,8 @@ func newNode(std stdio) *cobra.Command {
 on a socket, for berth's own commands and for docker -H unix://PATH. It needs
 root. When it stops, its containers run on. ` + settingsHelp,
 		Example: `  sudo berth node --registry http://10.0.0.1:5000
-  sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com`,
+  sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com
+  sudo berth node --registry https://registry.example.com:5000 --registry-ca ca.crt --registry-user robot+node --registry-password-file secret`,
 	}, defaultNode, nodeFlags, runNode)
 }
 
@@ -31,6 +32,9 @@ func defaultNode() node.Config {
 
 func nodeFlags(f *pflag.FlagSet, cfg *node.Config) {
 	f.StringVar(&cfg.Registry, "registry", cfg.Registry, "`URL` of the registry to pull from")
+	f.StringVar(&cfg.RegistryCA, "registry-ca", cfg.RegistryCA, "PEM `file` of the registry's CA, to trust beside the system's")
+	f.StringVar(&cfg.RegistryUser, "registry-user", cfg.RegistryUser, "`name` to log in to the registry with, such as robot+node")
+	f.StringVar(&cfg.RegistryPasswordFile, "registry-password-file", cfg.RegistryPasswordFile, "`file` with the password of --registry-user; read again each time")
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep images and containers in this `directory`")
 	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
 }

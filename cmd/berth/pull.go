@@ -8,11 +8,15 @@ import (
 	"io"
 	"os"
 
+	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/jsonstream"
+	apiregistry "github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"berth.internal/internal/oci"
 )
 
 func newPull(std stdio) *cobra.Command {
@@ -41,7 +45,7 @@ func newPull(std stdio) *cobra.Command {
 // pull asks the node to pull an image and shows how far it is: on a terminal
 // with a bar over all layers, elsewhere with a line for what is settled.
 func pull(ctx context.Context, std stdio, node *client.Client, image string, quiet bool) error {
-	res, err := node.ImagePull(ctx, image, client.ImagePullOptions{})
+	res, err := startPull(ctx, node, image)
 	if err != nil {
 		return err
 	}
@@ -67,9 +71,37 @@ func pull(ctx context.Context, std stdio, node *client.Client, image string, qui
 	return nil
 }
 
+// startPull asks the node to pull the image: as who has logged in to its registry
+// with docker login or podman login, else as the node itself.
+func startPull(ctx context.Context, node *client.Client, image string) (client.ImagePullResponse, error) {
+	var opts client.ImagePullOptions
+	cluster := ""
+	if info, err := node.Info(ctx, client.InfoOptions{}); err == nil { // if not, the pull says why
+		cluster = info.Info.IndexServerAddress
+	}
+	ref, err := oci.ParseReference(image, cluster)
+	if err != nil || ref.Registry == "" {
+		return node.ImagePull(ctx, image, opts) // the node says what is wrong with it
+	}
+	user, password, err := login(ref.Registry)
+	if err != nil {
+		return nil, err
+	}
+	if user != "" {
+		shown := apiregistry.AuthConfig{Username: user, Password: password, ServerAddress: ref.Registry}
+		if user == "<token>" {
+			shown = apiregistry.AuthConfig{IdentityToken: password, ServerAddress: ref.Registry}
+		}
+		if opts.RegistryAuth, err = authconfig.Encode(shown); err != nil {
+			return nil, err
+		}
+	}
+	return node.ImagePull(ctx, image, opts)
+}
+
 // pullJSON passes on what the node reports.
 func pullJSON(ctx context.Context, std stdio, node *client.Client, image string) error {
-	res, err := node.ImagePull(ctx, image, client.ImagePullOptions{})
+	res, err := startPull(ctx, node, image)
 	if err != nil {
 		return err
 	}

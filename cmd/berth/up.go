@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"berth.internal/internal/socket"
 	"berth.internal/node"
 	"berth.internal/server"
 )
@@ -26,7 +27,8 @@ func newUp(std stdio) *cobra.Command {
 		Use:   "up [flags]",
 		Short: "Serve the registry and run its images on this machine",
 		Long: `Serve the registry and run its images on this machine, in one process and with
-one data directory. Without root there is only the registry. ` + settingsHelp,
+one data directory. Without root there is only the registry. The node may pull all
+images without a login, unless the policy denies it to node:local. ` + settingsHelp,
 		Example: `  sudo berth up
   sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
 	}, func() upConfig {
@@ -40,9 +42,6 @@ one data directory. Without root there is only the registry. ` + settingsHelp,
 // node is the configuration of the node beside a registry at address.
 func (c upConfig) node(address string) node.Config {
 	cfg := defaultNode()
-	if c.Server.TLS.Cert != "" {
-		address = "https://" + address // the CA must be one that this machine trusts
-	}
 	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket = address, c.Name, c.Server.Data, c.Socket
 	return cfg
 }
@@ -55,6 +54,10 @@ func (c upConfig) Validate() error {
 // up runs the registry, and the node where it may, until ctx ends or one of them
 // fails.
 func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
+	// The node reaches the registry within the process: so it needs neither a
+	// login nor to trust the registry's certificate, and nobody else can be it.
+	loop := socket.NewLoop()
+	cfg.Server.LocalNode = loop
 	r, err := openRegistry(ctx, cfg.Server, log)
 	if err != nil {
 		return err
@@ -63,7 +66,9 @@ func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
 	both, ctx := errgroup.WithContext(ctx)
 	both.Go(func() error { return r.serve(ctx) })
 	both.Go(func() error {
-		err := runNode(ctx, cfg.node(reachable(r.listener.Addr())), log)
+		local := cfg.node("http://" + reachable(r.listener.Addr()))
+		local.Dial = loop.Dial
+		err := runNode(ctx, local, log)
 		if errors.Is(err, node.ErrNotRoot) {
 			log.Warn("the registry runs without a node", "reason", err)
 			return nil

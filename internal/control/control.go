@@ -33,3 +33,8 @@ type Part struct {
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // why not, or what is amiss all the same; for administrators only
 }
+
+// NodeHeader is the header by which the node of berth up tells its requests from
+// those that it makes for somebody who has given it a login. It counts only from
+// within the process.
+const NodeHeader = "Berth-Node"

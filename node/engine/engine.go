@@ -39,6 +39,8 @@ type Config struct {
 	Commit   string // of berth's source
 	Registry string // canonical name
 	Data     string // directory of the node
+
+	Endpoints []string // addresses of the registry, host:port
 }
 
 // Engine is an http.Handler for the whole API.

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 
+	"berth.internal/client"
 	"berth.internal/node/host"
 	"berth.internal/node/image"
 )
@@ -44,10 +45,14 @@ func (e *Engine) pullImage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	login, err := e.loginOf(r)
+	if err != nil {
+		return err
+	}
 	before, _ := e.host.Image(name) // none yet, or about to be replaced: both are fine
 
 	p := &puller{w: w, id: ref.Identifier(), from: ref.Name()}
-	img, err := e.host.Pull(r.Context(), name, want, p.event)
+	img, err := e.host.Pull(r.Context(), name, host.PullOptions{Platform: want, Progress: p.event, Login: login})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -77,6 +82,10 @@ func pullFailure(err error) error {
 	switch {
 	case errors.Is(err, host.ErrInvalid), errors.Is(err, host.ErrNotFound):
 		return err
+	case errors.Is(err, client.ErrUnauthorized):
+		return &failure{http.StatusUnauthorized, err.Error()}
+	case errors.Is(err, client.ErrDenied):
+		return &failure{http.StatusForbidden, err.Error()}
 	case errors.As(err, &kind) && kind.NotFound(), errors.Is(err, image.ErrNotFound), errors.Is(err, image.ErrPlatform):
 		return &failure{http.StatusNotFound, err.Error()}
 	}

@@ -16,6 +16,7 @@ func (e *Engine) table() []route {
 		{get, "/info", e.info},
 		{get, "/events", e.events},
 		{get, "/system/df", e.diskUsage},
+		{post, "/auth", e.checkLogin},
 
 		{get, "/images/json", e.listImages},
 		{post, "/images/create", e.pullImage},
@@ -73,7 +74,6 @@ func (e *Engine) table() []route {
 		{get, "saving images", []string{"/images/get", "/images/{name:.*}/get"}},
 		{get, "search", []string{"/images/search"}},
 		{get, "distribution", []string{"/distribution/{name:.*}/json"}},
-		{post, "login through the node", []string{"/auth"}},
 		{[]string{"GET", "POST", "PUT", "DELETE"}, "volumes", []string{"/volumes/{rest:.*}"}},
 		{[]string{"POST", "DELETE"}, "networks", []string{"/networks/{rest:.*}"}},
 		{[]string{"GET", "POST", "DELETE"}, "plugins", []string{"/plugins/{rest:.*}"}},

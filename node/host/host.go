@@ -35,6 +35,9 @@ type Options struct {
 	Source    image.Source
 	Runtime   *container.Runtime
 	Log       *slog.Logger
+
+	SourceAs   func(Login) image.Source           // Source for somebody else than the node
+	CheckLogin func(context.Context, Login) error // asks the registry whether it is good
 }
 
 // Host keeps the containers of one node. All methods may be called at once.

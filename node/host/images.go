@@ -31,19 +31,38 @@ func (h *Host) canonical(name string) (oci.Reference, error) {
 	return ref, nil
 }
 
+// PullOptions say how an image is pulled.
+type PullOptions struct {
+	Platform *v1.Platform      // nil: the machine's
+	Progress func(image.Event) // may be nil
+	Login    *Login            // nil: as the node itself
+}
+
+// Login is who asks the registry. It is used once and kept nowhere.
+type Login struct {
+	Username, Password string // the user name <token> says that the password is an identity token
+}
+
 // Pull brings the image that name stands for onto the node.
-func (h *Host) Pull(ctx context.Context, name string, platform *v1.Platform, progress func(image.Event)) (image.Image, error) {
+func (h *Host) Pull(ctx context.Context, name string, o PullOptions) (image.Image, error) {
 	ref, err := h.canonical(name)
 	if err != nil {
 		return image.Image{}, err
 	}
-	img, err := h.opts.Images.Pull(ctx, ref, h.opts.Source, image.PullOptions{Platform: platform, Progress: progress})
+	source := h.opts.Source
+	if o.Login != nil {
+		source = h.opts.SourceAs(*o.Login)
+	}
+	img, err := h.opts.Images.Pull(ctx, ref, source, image.PullOptions{Platform: o.Platform, Progress: o.Progress})
 	if err != nil {
 		return image.Image{}, err
 	}
 	h.tellImage("pull", img.ID, ref.String())
 	return img, nil
 }
+
+// CheckLogin asks the registry whether it lets the login in. Errors: what it says.
+func (h *Host) CheckLogin(ctx context.Context, l Login) error { return h.opts.CheckLogin(ctx, l) }
 
 // Reference returns the name in full that a user's name for an image stands
 // for.
