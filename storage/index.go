@@ -261,11 +261,12 @@ type Sessions interface {
 	EndSession(ctx context.Context, id string) error
 
 	// Idle returns up to n sessions that were last written before the given
-	// time, longest idle first.
-	Idle(ctx context.Context, before time.Time, n int) ([]Session, error)
+	// time, longest idle first, from the place next that the last call returned on,
+	// empty at first. An empty next says that there are no more. Errors: ErrCursor.
+	Idle(ctx context.Context, before time.Time, from string, n int) (list []Session, next string, err error)
 
-	// Expire is Idle, and ends the sessions that it returns: nobody goes on with
-	// them any more, and the caller discards their bytes.
+	// Expire returns what Idle does from the beginning, and ends these sessions:
+	// nobody goes on with them any more, and the caller discards their bytes.
 	Expire(ctx context.Context, before time.Time, n int) ([]Session, error)
 }
 
@@ -282,10 +283,16 @@ type Collector interface {
 	// orphan, due at once. It returns what it did with each.
 	Review(ctx context.Context, policy ReviewPolicy, n int) ([]Verdict, error)
 
+	// Queued tells what Review would decide on up to n entries of the queue that
+	// are due at the time until or before, earliest first, from a place on as Idle
+	// does, if all stayed as it is. It changes nothing. Errors: ErrCursor.
+	Queued(ctx context.Context, policy ReviewPolicy, until time.Time, from string, n int) (list []Verdict, next string, err error)
+
 	// Orphans returns up to n keys that were due at the time until or before,
-	// earliest first. A key that is due can no longer be named, so its bytes
-	// may go. Only who has all data to itself may ask for a time after Now.
-	Orphans(ctx context.Context, until time.Time, n int) ([]Key, error)
+	// earliest first, from a place on as Idle does. A key that is due can no longer be named, so
+	// its bytes may go. Only who has all data to itself may ask for a time after
+	// Now. Errors: ErrCursor.
+	Orphans(ctx context.Context, until time.Time, from string, n int) (keys []Key, next string, err error)
 
 	// Forget removes the records of orphans, after their bytes are gone.
 	Forget(ctx context.Context, keys ...Key) error
@@ -296,10 +303,6 @@ type ReviewPolicy struct {
 	Untagged bool  // manifests without tag, parent and subject; if false they are kept
 	Dangling bool  // referrers without tag and parent whose subject is gone; if false they are kept
 	Rules    Rules // for what is freed by that
-	DryRun   bool  // report only; change nothing
-
-	// Ahead makes a dry run look at what will be due within this time, too.
-	Ahead time.Duration
 }
 
 // Kind is what an entry of the collector's queue is about.

@@ -27,6 +27,7 @@ var (
 	ErrImmutable  = errors.New("tag is immutable")
 	ErrHeld       = errors.New("held by somebody else")
 	ErrCompacted  = errors.New("cursor is too old")
+	ErrCursor     = errors.New("not a place in this list")
 	ErrNoSpace    = errors.New("no space left")
 	ErrMedium     = errors.New("the medium fails") // what was to be changed may be changed or not
 	ErrLocked     = errors.New("in use by another process")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"time"
 )
 
@@ -20,13 +19,16 @@ type Swept struct {
 // same.
 func Sweep(ctx context.Context, s Store, x Index, log *slog.Logger) (Swept, error) {
 	var swept Swept
-	sessions, err := x.Idle(ctx, endOfTime(), math.MaxInt)
-	if err != nil {
-		return swept, fmt.Errorf("sweep: %w", err)
-	}
-	live := make(map[string]bool, len(sessions))
-	for _, session := range sessions {
-		live[session.State.ID] = true
+	live := map[string]bool{}
+	for next, again := "", true; again; again = next != "" {
+		var sessions []Session
+		var err error
+		if sessions, next, err = x.Idle(ctx, endOfTime(), next, page); err != nil {
+			return swept, fmt.Errorf("sweep: %w", err)
+		}
+		for _, session := range sessions {
+			live[session.State.ID] = true
+		}
 	}
 	for id, err := range s.Uploads(ctx) {
 		if err != nil {
@@ -41,7 +43,7 @@ func Sweep(ctx context.Context, s Store, x Index, log *slog.Logger) (Swept, erro
 		swept.Uploads++
 	}
 	for {
-		keys, err := x.Orphans(ctx, endOfTime(), 100)
+		keys, _, err := x.Orphans(ctx, endOfTime(), "", page)
 		if err != nil {
 			return swept, fmt.Errorf("sweep: %w", err)
 		}
@@ -61,6 +63,9 @@ func Sweep(ctx context.Context, s Store, x Index, log *slog.Logger) (Swept, erro
 	}
 	return swept, nil
 }
+
+// page is how many rows Sweep asks for at once.
+const page = 1000
 
 // endOfTime is later than any key is due.
 func endOfTime() time.Time { return time.Unix(1<<40, 0) }

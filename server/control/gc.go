@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth.internal/internal/control"
+	"berth.internal/storage"
 	"berth.internal/storage/gc"
 )
 
@@ -23,7 +24,7 @@ func (h *Handler) planGC(r *http.Request, q control.GCQuery) (control.GCPlan, er
 		return control.GCPlan{}, err
 	}
 	entries, next, err := h.Collector.DryRun(r.Context(), gc.Look{After: q.After, Ahead: q.Queued, N: limit})
-	if errors.Is(err, gc.ErrCursor) {
+	if errors.Is(err, storage.ErrCursor) {
 		return control.GCPlan{}, control.Invalid.With("it must be what the page before gave as next").In("after").Because(err)
 	}
 	plan := control.GCPlan{Entries: make([]control.GCEntry, len(entries)), Now: time.Now().UTC(), Next: next}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"time"
 
 	"berth.internal/storage"
@@ -225,9 +224,15 @@ func (c *check) keys(ctx context.Context) error {
 
 // announced calls f with the keys that are about to be named, or to be deleted.
 func (c *check) announced(ctx context.Context, f func(storage.Key)) error {
-	orphans, err := c.index.Orphans(ctx, time.Unix(1<<40, 0), math.MaxInt)
-	for _, k := range orphans {
-		f(k)
+	for next, again := "", true; again; again = next != "" {
+		var keys []storage.Key
+		var err error
+		if keys, next, err = c.index.Orphans(ctx, time.Unix(1<<40, 0), next, page); err != nil {
+			return err
+		}
+		for _, k := range keys {
+			f(k)
+		}
 	}
-	return err
+	return nil
 }

@@ -2,9 +2,7 @@ package gc
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -46,9 +44,6 @@ type Entry struct {
 // MaxHolders is how far holders are counted.
 const MaxHolders = 100
 
-// ErrCursor is what DryRun gives for a cursor that is not its own.
-var ErrCursor = errors.New("not a place in the collector's work")
-
 // Look is what DryRun looks at.
 type Look struct {
 	After string // the place that the last call returned; empty at first
@@ -62,7 +57,7 @@ const ahead = 100 * 365 * 24 * time.Hour
 // DryRun tells what a round would do with what is due, or will do with what is
 // queued if nothing changes until it is due. It changes nothing. An empty next
 // says that these entries are the last. What they would free in turn is not among
-// them: that waits for its own grace. Errors: ErrCursor.
+// them: that waits for its own grace. Errors: storage.ErrCursor.
 func (c *Collector) DryRun(ctx context.Context, look Look) (page []Entry, next string, err error) {
 	now, err := c.index.Now(ctx)
 	if err != nil {
@@ -72,77 +67,79 @@ func (c *Collector) DryRun(ctx context.Context, look Look) (page []Entry, next s
 	if look.Ahead {
 		until = now.Add(ahead)
 	}
-	steps := []struct {
-		name  string
-		first func(ctx context.Context, now, until time.Time, n int) ([]Entry, error)
-	}{
-		{"uploads", c.firstUploads}, {"reviews", c.firstReviews}, {"bytes", c.firstBytes},
+	parts := []part{
+		{"uploads", func(from string, n int) ([]Entry, string, error) { return c.idle(ctx, until, from, n) }},
+		{"reviews", func(from string, n int) ([]Entry, string, error) { return c.queued(ctx, until, from, n) }},
+		// Whether bytes on their way in will be named cannot be told.
+		{"bytes", func(from string, n int) ([]Entry, string, error) { return c.orphans(ctx, now, from, n) }},
 	}
-	step, seen := 0, 0
-	if look.After != "" {
-		name, number, _ := strings.Cut(look.After, ".")
-		for step < len(steps) && steps[step].name != name {
-			step++
-		}
-		if seen, err = strconv.Atoi(number); err != nil || seen < 0 || seen > 1<<30 || step == len(steps) {
-			return nil, "", fmt.Errorf("dry run after %.40q: %w", look.After, ErrCursor)
-		}
+	at, from, ok := strings.Cut(look.After, ".")
+	if look.After == "" {
+		at, ok = parts[0].name, true
 	}
-	for ; step < len(steps); step, seen = step+1, 0 {
-		room := look.N - len(page)
-		list, err := steps[step].first(ctx, now, until, seen+room)
+	for len(parts) > 0 && parts[0].name != at {
+		parts = parts[1:]
+	}
+	if len(parts) == 0 || !ok {
+		return nil, "", fmt.Errorf("dry run after %.40q: %w", look.After, storage.ErrCursor)
+	}
+	for _, p := range parts {
+		if len(page) >= look.N {
+			return page, p.name + ".", nil
+		}
+		list, next, err := p.list(from, look.N-len(page))
 		if err != nil {
 			return nil, "", fmt.Errorf("dry run: %w", err)
 		}
-		list = list[min(seen, len(list)):]
-		for _, e := range list {
-			if err := c.measure(ctx, &e); err != nil {
+		for i := range list {
+			if err := c.measure(ctx, &list[i]); err != nil {
 				return nil, "", fmt.Errorf("dry run: %w", err)
 			}
-			page = append(page, e)
 		}
-		if len(list) == room {
-			return page, fmt.Sprintf("%s.%d", steps[step].name, seen+room), nil
+		page = append(page, list...)
+		if next != "" {
+			return page, p.name + "." + next, nil
 		}
+		from = ""
 	}
 	return page, "", nil
 }
 
-// firstUploads are those that will have expired at until, if nobody goes on
-// with them.
-func (c *Collector) firstUploads(ctx context.Context, _, until time.Time, n int) ([]Entry, error) {
-	idle, err := c.index.Idle(ctx, until.Add(-c.config.SessionExpiry), n)
+// part is one of the lists that a round goes through.
+type part struct {
+	name string // a place in it is this, a point, and the list's own cursor
+	list func(from string, n int) (list []Entry, next string, err error)
+}
+
+// idle are the uploads that will have expired at until, if nobody goes on with
+// them.
+func (c *Collector) idle(ctx context.Context, until time.Time, from string, n int) ([]Entry, string, error) {
+	idle, next, err := c.index.Idle(ctx, until.Add(-c.config.SessionExpiry), from, n)
 	list := make([]Entry, len(idle))
 	for i, s := range idle {
 		list[i] = c.upload(s)
 	}
-	return list, err
+	return list, next, err
 }
 
-// firstReviews are the entries of the queue that are due at until.
-func (c *Collector) firstReviews(ctx context.Context, now, until time.Time, n int) ([]Entry, error) {
-	policy := c.config.Policy
-	policy.DryRun, policy.Ahead = true, until.Sub(now)
-	verdicts, err := c.index.Review(ctx, policy, n)
+// queued are the entries of the queue that are due at until.
+func (c *Collector) queued(ctx context.Context, until time.Time, from string, n int) ([]Entry, string, error) {
+	verdicts, next, err := c.index.Queued(ctx, c.config.Policy, until, from, n)
 	list := make([]Entry, len(verdicts))
 	for i, v := range verdicts {
 		list[i] = reviewed(v)
-		if list[i].Kind == Trash && v.Due.After(now) {
-			list[i].Why = "it was deleted, and can be restored until then"
-		}
 	}
-	return list, err
+	return list, next, err
 }
 
-// firstBytes are those that nobody can name any more. Whether bytes on their
-// way in will be named cannot be told, so until does not matter.
-func (c *Collector) firstBytes(ctx context.Context, now, _ time.Time, n int) ([]Entry, error) {
-	keys, err := c.index.Orphans(ctx, now, n)
+// orphans are the bytes that nobody can name any more.
+func (c *Collector) orphans(ctx context.Context, now time.Time, from string, n int) ([]Entry, string, error) {
+	keys, next, err := c.index.Orphans(ctx, now, from, n)
 	list := make([]Entry, len(keys))
 	for i, key := range keys {
 		list[i] = orphan(key)
 	}
-	return list, err
+	return list, next, err
 }
 
 func (c *Collector) upload(s storage.Session) Entry {

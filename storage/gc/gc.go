@@ -193,7 +193,7 @@ func (c *Collector) expire(ctx context.Context, result *Result, tell func(Entry)
 	}
 	for {
 		// Looked at first: a round without work writes nothing.
-		idle, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), 1)
+		idle, _, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), "", 1)
 		if err != nil || len(idle) == 0 {
 			return err
 		}
@@ -264,7 +264,7 @@ func (c *Collector) delete(ctx context.Context, result *Result, tell func(Entry)
 		if err != nil {
 			return err
 		}
-		keys, err := c.index.Orphans(ctx, now, batch)
+		keys, _, err := c.index.Orphans(ctx, now, "", batch)
 		if err != nil || len(keys) == 0 {
 			return err
 		}

@@ -158,7 +158,7 @@ func TestRunExpiresSessions(t *testing.T) {
 		if len(left) != 1 || left[0] != live.State.ID {
 			t.Errorf("uploads left: %v, want the one that was gone on with", left)
 		}
-		if idle, err := r.index.Idle(t.Context(), time.Now().Add(time.Hour), 10); err != nil || len(idle) != 1 {
+		if idle, _, err := r.index.Idle(t.Context(), time.Now().Add(time.Hour), "", 10); err != nil || len(idle) != 1 {
 			t.Errorf("sessions left: %v, %v", idle, err)
 		}
 	})
@@ -374,8 +374,8 @@ func TestDryRun(t *testing.T) {
 				t.Errorf("DryRun, %d at a time, keeps %q; want the blobs that manifests name", n, keeps)
 			}
 		}
-		for _, cursor := range []string{"x", "uploads", "uploads.-1", "reviews.x", "bytes.99999999999"} {
-			if _, _, err := c.DryRun(t.Context(), gc.Look{After: cursor, N: 10}); !errors.Is(err, gc.ErrCursor) {
+		for _, cursor := range []string{"x", "uploads", "uploads.-1", "reviews.7", "reviews.1234567890", "bytes.x y", "bytes.99999999999", "bytes.AAAAAAAAAAB"} {
+			if _, _, err := c.DryRun(t.Context(), gc.Look{After: cursor, N: 10}); !errors.Is(err, storage.ErrCursor) {
 				t.Errorf("DryRun after %q = %v, want ErrCursor", cursor, err)
 			}
 		}

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -60,11 +61,7 @@ func (t tx) reviewAt(h holding, repo string, d digest.Digest) (due int64, ok boo
 
 // Review implements storage.Collector.
 func (x *Index) Review(ctx context.Context, policy storage.ReviewPolicy, n int) (list []storage.Verdict, err error) {
-	run := x.update
-	if policy.DryRun {
-		run = x.view
-	}
-	err = run(ctx, func(t tx) error {
+	err = x.update(ctx, func(t tx) error {
 		list, err = t.review(policy, n)
 		return err
 	})
@@ -75,12 +72,9 @@ func (x *Index) Review(ctx context.Context, policy storage.ReviewPolicy, n int) 
 }
 
 func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error) {
-	until := t.now
-	if policy.DryRun {
-		until = t.after(policy.Ahead)
-	}
 	var list []storage.Verdict
-	for _, e := range t.due(until, n) {
+	due, _ := t.due(t.now, "", n)
+	for _, e := range due {
 		if due, ok := t.reviewAt(e.as, e.repo, e.digest); !ok || due != e.due {
 			continue // what was condemned before it has moved it
 		}
@@ -89,9 +83,6 @@ func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error
 			return nil, fmt.Errorf("review %s in %s: %w", e.digest, e.repo, err)
 		}
 		list = append(list, v)
-		if policy.DryRun {
-			continue
-		}
 		if err := t.carryOut(e, v, policy.Rules); err != nil {
 			return nil, fmt.Errorf("condemn %s in %s: %w", e.digest, e.repo, err)
 		}
@@ -99,20 +90,71 @@ func (t tx) review(policy storage.ReviewPolicy, n int) ([]storage.Verdict, error
 	return list, nil
 }
 
-// due returns up to n entries that are due then.
-func (t tx) due(until int64, n int) []entry {
-	var list []entry
-	for rest := range t.scan(makeKey(kindReview), "") {
-		due, rest, ok := cutNumber(rest)
-		if len(list) >= n || int64(due) > until || !ok || rest == "" {
-			break
+// Queued implements storage.Collector.
+func (x *Index) Queued(ctx context.Context, policy storage.ReviewPolicy, until time.Time, from string, n int) (list []storage.Verdict, next string, err error) {
+	after, err := readCursor(from)
+	if err != nil {
+		return nil, "", fmt.Errorf("list the queue: %w", err)
+	}
+	err = x.view(ctx, func(t tx) error {
+		var entries []entry
+		entries, next = t.due(toNanos(until), after, n)
+		for _, e := range entries {
+			v, err := t.judge(e, policy)
+			if err != nil {
+				return fmt.Errorf("judge %s in %s: %w", e.digest, e.repo, err)
+			}
+			list = append(list, v)
 		}
-		e := entry{due: int64(due), as: holding(rest[0])}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// due returns up to n entries that are due then, in order, after the row after.
+func (t tx) due(until int64, after string, n int) (list []entry, next string) {
+	next = t.early(makeKey(kindReview), until, after, n, func(due int64, rest string) {
+		e := entry{due: due, as: holding(rest[0])}
 		repo, d := cut(rest[1:])
 		e.repo, e.digest = repo, digest.Digest(d)
 		list = append(list, e)
+	})
+	return list, next
+}
+
+// early calls f with up to n rows of those that begin with prefix and go on with
+// a time, which is until or before: with the time and what follows it. It begins
+// after the row after, and returns the cursor of the last row if there are more.
+func (t tx) early(prefix key, until int64, after string, n int, f func(at int64, rest string)) (next string) {
+	seen, last := 0, after
+	for row := range t.scan(prefix, after) {
+		at, rest, ok := cutNumber(row)
+		if !ok || rest == "" || int64(at) > until {
+			break
+		}
+		if seen >= n {
+			return writeCursor(last)
+		}
+		f(int64(at), rest)
+		seen, last = seen+1, row
 	}
-	return list
+	return ""
+}
+
+// writeCursor makes the place after a row for those outside, who may send it
+// anywhere as a text. row is its key after the kind, and begins with a time.
+func writeCursor(row string) string { return base64.RawURLEncoding.EncodeToString([]byte(row)) }
+
+// readCursor is the reverse of writeCursor; the empty cursor is the beginning.
+func readCursor(from string) (row string, err error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(from)
+	if err != nil || from != "" && len(b) <= 8 {
+		return "", fmt.Errorf("from %.40q: %w", from, storage.ErrCursor)
+	}
+	return string(b), nil
 }
 
 // judge decides on e.
@@ -144,6 +186,9 @@ func (t tx) judge(e entry, policy storage.ReviewPolicy) (storage.Verdict, error)
 	v.Size = p.size
 	if e.as == asTrash {
 		v.Condemned, v.Why = true, "its time in the trash is over"
+		if e.due > t.now {
+			v.Why = "it was deleted, and can be restored until then"
+		}
 		return v, nil
 	}
 	if parent, ok := t.namer(parentKey(e.repo, e.digest), e.as); ok {
@@ -220,18 +265,18 @@ func (x *Index) Intend(ctx context.Context, k storage.Key, grace time.Duration) 
 }
 
 // Orphans implements storage.Collector.
-func (x *Index) Orphans(ctx context.Context, until time.Time, n int) (keys []storage.Key, err error) {
+func (x *Index) Orphans(ctx context.Context, until time.Time, from string, n int) (keys []storage.Key, next string, err error) {
+	after, err := readCursor(from)
+	if err != nil {
+		return nil, "", fmt.Errorf("list orphans: %w", err)
+	}
 	err = x.view(ctx, func(t tx) error {
-		for rest := range t.scan(makeKey(kindOrphan), "") {
-			due, k, _ := cutNumber(rest)
-			if len(keys) >= n || int64(due) > toNanos(until) {
-				return nil
-			}
+		next = t.early(makeKey(kindOrphan), toNanos(until), after, n, func(_ int64, k string) {
 			keys = append(keys, storage.Key(k))
-		}
+		})
 		return nil
 	})
-	return keys, err
+	return keys, next, err
 }
 
 // Forget implements storage.Collector.

@@ -75,36 +75,38 @@ func (t tx) endSession(id string) error {
 }
 
 // Idle implements storage.Sessions.
-func (x *Index) Idle(ctx context.Context, before time.Time, n int) (list []storage.Session, err error) {
+func (x *Index) Idle(ctx context.Context, before time.Time, from string, n int) (list []storage.Session, next string, err error) {
+	after, err := readCursor(from)
+	if err != nil {
+		return nil, "", fmt.Errorf("list sessions: %w", err)
+	}
 	err = x.view(ctx, func(t tx) error {
-		list, err = t.idle(before, n)
+		list, next, err = t.idle(before, after, n)
 		return err
 	})
-	return list, err
+	return list, next, err
 }
 
-func (t tx) idle(before time.Time, n int) (list []storage.Session, err error) {
-	for rest := range t.scan(makeKey(kindIdle), "") {
-		updated, id, _ := cutNumber(rest)
-		if len(list) >= n || int64(updated) >= toNanos(before) {
-			return list, nil
-		}
+func (t tx) idle(before time.Time, after string, n int) (list []storage.Session, next string, err error) {
+	var ids []string
+	next = t.early(makeKey(kindIdle), toNanos(before)-1, after, n, func(_ int64, id string) { ids = append(ids, id) })
+	for _, id := range ids {
 		s, ok, err := t.session(id)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		if !ok {
-			return nil, fmt.Errorf("%w: session %s is listed only", errDamaged, id)
+			return nil, "", fmt.Errorf("%w: session %s is listed only", errDamaged, id)
 		}
 		list = append(list, s)
 	}
-	return list, nil
+	return list, next, nil
 }
 
 // Expire implements storage.Sessions.
 func (x *Index) Expire(ctx context.Context, before time.Time, n int) (list []storage.Session, err error) {
 	err = x.update(ctx, func(t tx) error {
-		if list, err = t.idle(before, n); err != nil {
+		if list, _, err = t.idle(before, "", n); err != nil {
 			return err
 		}
 		for _, s := range list {

@@ -257,7 +257,7 @@ func testBlobSession(t *testing.T, f *fixture) {
 	}
 	_, err = f.Session(ctx, "mine")
 	f.is(storage.ErrNotFound, err, "Session that PutBlob ended")
-	idle, err := f.Idle(ctx, f.clock.Now().Add(time.Hour), 10)
+	idle, _, err := f.Idle(ctx, f.clock.Now().Add(time.Hour), "", 10)
 	f.ok(err)
 	if len(idle) != 1 || idle[0].ID != "other" {
 		t.Errorf("Idle = %v, want the other session", idle)

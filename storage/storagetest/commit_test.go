@@ -67,7 +67,7 @@ func TestCommit(t *testing.T) {
 					t.Errorf("key %s: %v", key, err)
 				}
 			}
-			orphans, err := x.Orphans(t.Context(), time.Now().Add(1000*time.Hour), 10)
+			orphans, _, err := x.Orphans(t.Context(), time.Now().Add(1000*time.Hour), "", 10)
 			if err != nil || len(orphans) != 0 || keys > 1 || keys == 1 && tc.inline {
 				t.Errorf("left: %d keys, orphans %v, %v", keys, orphans, err)
 			}

@@ -211,7 +211,7 @@ func check(s storage.Store, c storage.Content) error {
 // Sweep only what is named or has a session is there.
 func checkBytes(t *testing.T, s storage.Store, x storage.Index) {
 	t.Helper()
-	orphans, err := x.Orphans(t.Context(), time.Unix(1<<40, 0), 10_000)
+	orphans, _, err := x.Orphans(t.Context(), time.Unix(1<<40, 0), "", 10_000)
 	if err != nil {
 		t.Fatal(err)
 	}

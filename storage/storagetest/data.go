@@ -191,7 +191,7 @@ func (f *fixture) orphans(want ...storage.Key) {
 	f.t.Helper()
 	now, err := f.Now(f.t.Context())
 	f.ok(err)
-	got, err := f.Orphans(f.t.Context(), now, 100)
+	got, _, err := f.Orphans(f.t.Context(), now, "", 100)
 	f.ok(err)
 	if !slices.Equal(got, want) {
 		f.t.Errorf("Orphans = %q, want %q", got, want)

@@ -51,7 +51,8 @@ func TestIndex(t *testing.T, fresh NewData) {
 		{"review/rules", testReviewRules},
 		{"review/cascade", testReviewCascade},
 		{"review/same bytes", testReviewSameBytes},
-		{"review/dry run", testReviewDryRun},
+		{"review/queued", testQueued},
+		{"review/pages", testPages},
 		{"review/queue", testReviewQueue},
 		{"review/batch", testReviewBatch},
 		{"review/graces", testReviewGraces},
@@ -109,7 +110,7 @@ func testSessions(t *testing.T, f *fixture) {
 	}
 	idle := func(before time.Time, n int, want ...string) {
 		t.Helper()
-		list, err := f.Idle(ctx, before, n)
+		list, _, err := f.Idle(ctx, before, "", n)
 		f.ok(err)
 		var ids []string
 		for _, s := range list {
@@ -156,10 +157,10 @@ func testOrphans(t *testing.T, f *fixture) {
 	f.clock.add(2 * time.Minute)
 	f.reopen()
 	f.orphans("first", "second")
-	got, err := f.Orphans(ctx, f.clock.Now(), 1)
+	got, _, err := f.Orphans(ctx, f.clock.Now(), "", 1)
 	f.ok(err)
 	equal(t, "Orphans, at most 1", got, "first")
-	got, err = f.Orphans(ctx, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), 10)
+	got, _, err = f.Orphans(ctx, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), "", 10)
 	f.ok(err)
 	equal(t, "Orphans of all times", got, "first", "second", "moved")
 	f.ok(f.Forget(ctx, "first"))

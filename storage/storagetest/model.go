@@ -81,7 +81,7 @@ func (m *model) step() {
 		m.putBlob, m.putBlob, m.mount, m.deleteBlob, m.promise,
 		m.putManifest, m.putManifest, m.putManifest, m.deleteManifest, m.deleteTag,
 		m.deleteManifest, m.restore, m.restore, m.purge,
-		m.review, m.review, m.sweep,
+		m.review, m.review, m.sweep, m.foresee,
 		func() { m.clock.add(time.Duration(m.rand.IntN(60)) * time.Minute) },
 	}
 	switch m.rand.IntN(80) {
@@ -401,8 +401,10 @@ func (m *model) deleteTag() {
 	delete(m.tags, at)
 }
 
-func (m *model) review() {
-	list, err := m.Review(m.t.Context(), everything, 1+m.rand.IntN(5))
+func (m *model) review() { m.reviewed(1 + m.rand.IntN(5)) }
+
+func (m *model) reviewed(n int) []storage.Verdict {
+	list, err := m.Review(m.t.Context(), everything, n)
 	m.did("review", err, nil)
 	for _, v := range list {
 		if !v.Condemned {
@@ -437,11 +439,28 @@ func (m *model) review() {
 		}
 		m.drop(h, true)
 	}
+	return list
+}
+
+// foresee asks what a review would do, in pages, and lets it do that: the first
+// verdict is as it was told.
+func (m *model) foresee() {
+	n := 1 + m.rand.IntN(5)
+	queued, orphans, idle := m.inPages(n)
+	all, allOrphans, allIdle := m.inPages(1000)
+	what := fmt.Sprint(" in pages of ", n)
+	equal(m.t, "Queued"+what, queued, all...)
+	equal(m.t, "Orphans"+what, orphans, allOrphans...)
+	equal(m.t, "Idle"+what, idle, allIdle...)
+	told, _, err := m.Queued(m.t.Context(), everything, m.clock.Now(), "", 1)
+	m.did("queued", err, nil)
+	done := m.reviewed(1)
+	equal(m.t, "Review after Queued", done, told...)
 }
 
 // sweep does what a collector does with orphans.
 func (m *model) sweep() {
-	keys, err := m.Orphans(m.t.Context(), m.clock.Now(), 100)
+	keys, _, err := m.Orphans(m.t.Context(), m.clock.Now(), "", 100)
 	m.did("orphans", err, nil)
 	slices.Sort(keys)
 	equal(m.t, "Orphans", keys, slices.Sorted(maps.Keys(m.orphaned))...)

@@ -1,7 +1,9 @@
 package storagetest
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ func testReviewRules(t *testing.T, f *fixture) {
 
 	verdict := func(repo string, d digest.Digest, untaggedToo bool) storage.Verdict {
 		t.Helper()
-		list, err := f.Review(t.Context(), storage.ReviewPolicy{Untagged: untaggedToo, Dangling: untaggedToo, DryRun: true}, 100)
+		list, _, err := f.Queued(t.Context(), storage.ReviewPolicy{Untagged: untaggedToo, Dangling: untaggedToo}, f.clock.Now(), "", 100)
 		f.ok(err)
 		i := slices.IndexFunc(list, func(v storage.Verdict) bool { return v.Repo == repo && v.Digest == d })
 		if i < 0 {
@@ -137,18 +139,32 @@ func testReviewCascade(t *testing.T, f *fixture) {
 	f.is(storage.ErrNotFound, err, "Tags of a repository that holds nothing")
 }
 
-func testReviewDryRun(t *testing.T, f *fixture) {
+func testQueued(t *testing.T, f *fixture) {
 	d := f.blob("repo", "x")
 	for range 2 {
 		f.clock.add(grace)
-		list, err := f.Review(t.Context(), storage.ReviewPolicy{DryRun: true}, 10)
+		list, _, err := f.Queued(t.Context(), storage.ReviewPolicy{}, f.clock.Now(), "", 10)
 		f.ok(err)
 		if len(list) != 1 || list[0].Digest != d || !list[0].Condemned {
-			t.Errorf("dry run = %+v, want the blob condemned", list)
+			t.Errorf("Queued = %+v, want the blob condemned", list)
 		}
 		f.hasBlob("repo", d, true)
 	}
 	equal(t, "condemned in earnest", f.collect(storage.ReviewPolicy{}), d)
+
+	// What is said of a deleted manifest depends on the time.
+	m := f.push("repo", image("deleted"))
+	under := rules
+	under.Trash = grace
+	f.ok(f.DeleteManifest(t.Context(), "repo", m, under))
+	for _, why := range []string{"it was deleted, and can be restored until then", "its time in the trash is over"} {
+		list, _, err := f.Queued(t.Context(), everything, f.clock.Now().Add(grace), "", 10)
+		f.ok(err)
+		if len(list) != 1 || list[0].Kind != storage.KindTrash || list[0].Why != why || !list[0].Condemned {
+			t.Errorf("Queued = %+v, want %q", list, why)
+		}
+		f.clock.add(grace)
+	}
 }
 
 // testReviewBatch condemns a parent in the same review in which its child and
@@ -218,4 +234,94 @@ func testReviewQueue(t *testing.T, f *fixture) {
 	put("forever", 1<<63-1)
 	f.clock.add(24 * 365 * time.Hour)
 	review(10)
+}
+
+// pages goes through a list, n at a time, and returns all of it.
+func pages[T any](t *testing.T, n int, list func(from string, n int) ([]T, string, error)) (all []T) {
+	t.Helper()
+	for next, again := "", true; again; again = next != "" {
+		page, then, err := list(next, n)
+		if err != nil || len(page) > n || then != "" && len(page) < n || then == next && then != "" {
+			t.Fatalf("page of %d from %q = %d, %q, %v", n, next, len(page), then, err)
+		}
+		all, next = append(all, page...), then
+	}
+	return all
+}
+
+// inPages says what the lists that have places hold, in pages of n, up to grace
+// from now.
+func (f *fixture) inPages(n int) (queued, orphans, idle []string) {
+	f.t.Helper()
+	ctx, until := f.t.Context(), f.clock.Now().Add(grace)
+	for _, v := range pages(f.t, n, func(from string, n int) ([]storage.Verdict, string, error) {
+		return f.Queued(ctx, everything, until, from, n)
+	}) {
+		queued = append(queued, fmt.Sprintf("%+v", v))
+	}
+	for _, k := range pages(f.t, n, func(from string, n int) ([]storage.Key, string, error) {
+		return f.Orphans(ctx, until, from, n)
+	}) {
+		orphans = append(orphans, string(k))
+	}
+	for _, s := range pages(f.t, n, func(from string, n int) ([]storage.Session, string, error) {
+		return f.Idle(ctx, until, from, n)
+	}) {
+		idle = append(idle, s.ID)
+	}
+	return queued, orphans, idle
+}
+
+func testPages(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	for i := range 7 {
+		f.announced("repo", fmt.Sprint("blob ", i), storage.Key(fmt.Sprint("named-", i)))
+		f.ok(f.Intend(ctx, storage.Key(fmt.Sprint("key-", i)), grace/2))
+		f.ok(f.PutSession(ctx, storage.Session{ID: fmt.Sprint("session-", i)}))
+		if i%3 == 0 { // else at the same time as the one before
+			f.clock.add(time.Second)
+		}
+	}
+	queued, orphans, idle := f.inPages(100)
+	if len(queued) != 7 || len(orphans) != 7 || len(idle) != 7 {
+		t.Fatalf("queued %q, orphans %q, idle %q, want 7 of each", queued, orphans, idle)
+	}
+	for _, n := range []int{1, 2, 3, 6, 7, 8} {
+		q, o, s := f.inPages(n)
+		equal(t, fmt.Sprint("Queued in pages of ", n), q, queued...)
+		equal(t, fmt.Sprint("Orphans in pages of ", n), o, orphans...)
+		equal(t, fmt.Sprint("Idle in pages of ", n), s, idle...)
+	}
+
+	// What goes, the last of a page too, takes no other with it; and a place
+	// outlives its process.
+	later := f.clock.Now().Add(grace)
+	verdicts, inQueue, err := f.Queued(ctx, everything, later, "", 3)
+	f.ok(err)
+	_, inOrphans, err := f.Orphans(ctx, later, "", 3)
+	f.ok(err)
+	_, inIdle, err := f.Idle(ctx, later, "", 3)
+	f.ok(err)
+	f.ok(f.DeleteBlob(ctx, "repo", verdicts[2].Digest))
+	f.ok(f.Forget(ctx, storage.Key(orphans[2])))
+	f.ok(f.EndSession(ctx, idle[2]))
+	f.reopen()
+	verdicts, _, err = f.Queued(ctx, everything, later, inQueue, 1)
+	f.ok(err)
+	equal(t, "Queued after what has gone", []string{fmt.Sprintf("%+v", verdicts[0])}, queued[3])
+	keys, _, err := f.Orphans(ctx, later, inOrphans, 1)
+	f.ok(err)
+	equal(t, "Orphans after what has gone", keys, storage.Key(orphans[3]))
+	sessions, _, err := f.Idle(ctx, later, inIdle, 1)
+	f.ok(err)
+	equal(t, "Idle after what has gone", []string{sessions[0].ID}, idle[3])
+
+	for _, from := range []string{"x", "12", "not one", "AAAAAAAAAAA", strings.Repeat("é", 100)} {
+		_, _, err := f.Queued(ctx, everything, later, from, 1)
+		f.is(storage.ErrCursor, err, "Queued from "+from)
+		_, _, err = f.Orphans(ctx, later, from, 1)
+		f.is(storage.ErrCursor, err, "Orphans from "+from)
+		_, _, err = f.Idle(ctx, later, from, 1)
+		f.is(storage.ErrCursor, err, "Idle from "+from)
+	}
 }

@@ -42,7 +42,7 @@ func testTogetherDigest(t *testing.T, f *fixture) {
 	for i := range named {
 		same(t, named[i], named[0])
 	}
-	orphans, err := f.Orphans(t.Context(), f.clock.Now(), 2*n)
+	orphans, _, err := f.Orphans(t.Context(), f.clock.Now(), "", 2*n)
 	f.ok(err)
 	if len(orphans) != n-1 {
 		t.Errorf("%d orphans, want all keys but the one named", len(orphans))

@@ -280,7 +280,7 @@ func testReviewGraces(t *testing.T, f *fixture) {
 	f.clock.add(grace)
 	equal(t, "condemned by the policy for dangling ones", f.collect(storage.ReviewPolicy{Dangling: true, Rules: rules}), dangling.Digest)
 	f.blob("repo", "later")
-	list, err := f.Review(t.Context(), storage.ReviewPolicy{DryRun: true, Ahead: grace}, 10)
+	list, _, err := f.Queued(t.Context(), storage.ReviewPolicy{}, f.clock.Now().Add(grace), "", 10)
 	f.ok(err)
 	if len(list) != 1 || list[0].Kind != storage.KindBlob || !list[0].Due.Equal(f.clock.Now().Add(grace)) {
 		t.Errorf("what is due within a grace = %+v", list)
