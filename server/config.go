@@ -7,8 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/bmatcuk/doublestar/v4"
-
+	"berth.internal/auth/policy"
 	"berth.internal/internal/units"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
@@ -148,9 +147,9 @@ type Scrub struct {
 	Rate units.Bytes `yaml:"rate"`
 }
 
-// TagPattern matches tags of some repositories. In both patterns * stands for
-// any text without a slash, ? for one character, [a-z] for one of these and
-// {a,b} for one of those; ** in Repositories for any text.
+// TagPattern matches tags of some repositories. Both patterns are as in a policy:
+// * stands for any text without a slash, ? for one character, [a-z] for one of
+// these and {a,b} for one of those; ** in Repositories for any words.
 type TagPattern struct {
 	Repositories string `yaml:"repositories"`
 	Tags         string `yaml:"tags"`
@@ -164,13 +163,13 @@ func (c Config) rules(repo string) storage.Rules {
 	}
 	var patterns []string
 	for _, p := range c.ImmutableTags {
-		if doublestar.MatchUnvalidated(p.Repositories, repo) {
+		if policy.Match(p.Repositories, repo) {
 			patterns = append(patterns, p.Tags)
 		}
 	}
 	if patterns != nil {
 		rules.Immutable = func(tag string) bool {
-			return slices.ContainsFunc(patterns, func(p string) bool { return doublestar.MatchUnvalidated(p, tag) })
+			return slices.ContainsFunc(patterns, func(p string) bool { return policy.Match(p, tag) })
 		}
 	}
 	return rules
@@ -240,10 +239,11 @@ func (c Config) Validate() error {
 		wrong("trash: must not be negative; 0 keeps nothing that is deleted")
 	}
 	for i, p := range c.ImmutableTags {
-		for _, pattern := range []string{p.Repositories, p.Tags} {
-			if pattern == "" || !doublestar.ValidatePattern(pattern) {
-				wrong("immutable_tags: rule %d: %q is not a pattern such as team/** or v*", i+1, pattern)
-			}
+		if err := policy.CheckPattern(p.Repositories); err != nil {
+			wrong("immutable_tags: rule %d: repositories: %w", i+1, err)
+		}
+		if err := policy.CheckTags(p.Tags); err != nil {
+			wrong("immutable_tags: rule %d: tags: %w", i+1, err)
 		}
 	}
 	if c.Collect.UntaggedGrace <= 0 {

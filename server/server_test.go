@@ -55,8 +55,11 @@ func TestValidate(t *testing.T) {
 		{"localhost", func(c *Config) { c.Listen = "localhost:5000" }, nil},
 		{"proxies", func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "::1", "nginx"} }, []string{`trusted_proxies: "nginx"`}},
 		{"immutable tags", func(c *Config) {
-			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "v*"}, {"team/[", "v*"}, {"a", ""}}
-		}, []string{"trash: ", `immutable_tags: rule 2: "team/["`, `immutable_tags: rule 3: ""`}},
+			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "{V,v}*"}, {"team/[", "v*"}, {"a", ""}, {"Team", "a/b"}}
+		}, []string{
+			"trash: ", `immutable_tags: rule 2: repositories: "team/[": `, `immutable_tags: rule 3: tags: a pattern of tags is missing`,
+			`immutable_tags: rule 4: repositories: "Team": no repository has the character 'T'`, `immutable_tags: rule 4: tags: "a/b": `,
+		}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
 		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "shutdown_timeout: "}},
@@ -121,7 +124,7 @@ func TestPublic(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.ImmutableTags = []TagPattern{{"team/**", "v*"}, {"team/app", "[0-9]*.[0-9]*"}, {"*", "release"}}
+	cfg.ImmutableTags = []TagPattern{{"team/**", "v*"}, {"team/app", "[0-9]*.[0-9]*"}, {"*", "release"}, {"{dev,test}/*", "RC[0-9]"}}
 	for _, tc := range []struct {
 		repo, tag string
 		want      bool
@@ -134,6 +137,9 @@ func TestRules(t *testing.T) {
 		{"app", "release", true},
 		{"team/app", "release", false}, // * has no slash
 		{"other/app", "v1", false},
+		{"test/app", "RC1", true},
+		{"test/app", "rc1", false},
+		{"test/app", "RC10", false},
 	} {
 		rules := cfg.rules(tc.repo)
 		if got := rules.Immutable != nil && rules.Immutable(tc.tag); got != tc.want {

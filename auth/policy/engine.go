@@ -187,7 +187,7 @@ func parseSubject(text string) (who subject, values []pattern, err error) {
 		if !ok || key == "" || pattern == "" {
 			return who, nil, fmt.Errorf("%q is not a claim with a pattern of its value, such as claim:project_path=team/*", clip(text))
 		}
-		if values, err = read(pattern, inValue); err != nil {
+		if values, err = read(pattern, alphabet{has: inValue}); err != nil {
 			return who, nil, err
 		}
 		name = key

@@ -132,20 +132,33 @@ func matchByte(pattern string, c byte) (bool, int) {
 	return pattern[0] == c, 1
 }
 
+// CheckTags returns why no tag can match a pattern, if that is so. Patterns of
+// tags are those of one word of a repository's name, with capitals.
+func CheckTags(text string) error {
+	if text == "" {
+		return errors.New("a pattern of tags is missing, such as v* or {stable,1.*}; * is all")
+	}
+	if strings.Contains(text, "/") {
+		return fmt.Errorf("%q: no tag has a slash", text)
+	}
+	_, err := read(text, alphabet{inTag, "no tag has the character %q: tags are in letters, digits and . _ -"})
+	return err
+}
+
 // CheckPattern returns why no repository can match a pattern, if that is so.
 func CheckPattern(text string) error {
 	_, err := patterns(text)
 	return err
 }
 
-// Match tells whether a pattern matches a repository. One that CheckPattern
-// refuses matches nothing, or less than it seems to.
-func Match(text, repo string) bool {
+// Match tells whether a pattern matches a repository, or a tag. One that
+// CheckPattern, or CheckTags, refuses matches nothing, or less than it seems to.
+func Match(text, name string) bool {
 	if strings.IndexByte(text, '{') < 0 {
-		return matchWords(text, repo)
+		return matchWords(text, name)
 	}
 	plain, err := spread(text)
-	return err == nil && slices.ContainsFunc(plain, func(one string) bool { return matchWords(one, repo) })
+	return err == nil && slices.ContainsFunc(plain, func(one string) bool { return matchWords(one, name) })
 }
 
 // patterns reads a pattern that may have braces. The errors say why no
@@ -154,11 +167,17 @@ func patterns(text string) ([]pattern, error) {
 	if text == "" {
 		return nil, errors.New("a pattern of repository names is missing, such as team/app or team/**; ** is all")
 	}
-	return read(text, inName)
+	return read(text, alphabet{inName, "no repository has the character %q in its name: names are in small letters, digits and . _ - /"})
 }
 
-// read reads a pattern of names or values that consist of what legal says.
-func read(text string, legal func(byte) bool) ([]pattern, error) {
+// alphabet is what names or values consist of, slashes aside.
+type alphabet struct {
+	has  func(byte) bool
+	lack string // what is said of another character, in the place of %q
+}
+
+// read reads a pattern of names or values that are written in letters.
+func read(text string, letters alphabet) ([]pattern, error) {
 	if len(text) > maxPattern {
 		return nil, fmt.Errorf("a pattern has at most %d bytes", maxPattern)
 	}
@@ -168,7 +187,7 @@ func read(text string, legal func(byte) bool) ([]pattern, error) {
 	}
 	var all []pattern
 	for _, one := range plain {
-		p, err := onePattern(one, legal)
+		p, err := onePattern(one, letters)
 		if err != nil {
 			if one != text {
 				err = fmt.Errorf("%q, of %q: %w", one, text, err)
@@ -224,8 +243,9 @@ func spread(text string) ([]string, error) {
 }
 
 // onePattern reads a pattern without braces.
-func onePattern(text string, legal func(byte) bool) (pattern, error) {
+func onePattern(text string, abc alphabet) (pattern, error) {
 	p := pattern{text: text}
+	legal := abc.has
 	var letters, doubles, slashes, stars, marks, classes uint64
 	for i, word := range strings.Split(text, "/") {
 		if i > 0 {
@@ -256,7 +276,7 @@ func onePattern(text string, legal func(byte) bool) (pattern, error) {
 			case legal(c):
 				letters++
 			default:
-				return p, fmt.Errorf("no repository has the character %q in its name: names are in small letters, digits and . _ - /", c)
+				return p, fmt.Errorf(abc.lack, c)
 			}
 		}
 	}
@@ -297,6 +317,9 @@ func checkClass(class string, legal func(byte) bool) error {
 func inName(c byte) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
+
+// inTag tells whether c is in tags.
+func inTag(c byte) bool { return inName(c) || 'A' <= c && c <= 'Z' }
 
 // inValue tells whether c is in values of claims, which is everything; a slash is
 // between words there, too, but these may be empty.
