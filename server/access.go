@@ -218,15 +218,35 @@ func tooMany(err error) error {
 	return err
 }
 
+// wider asks a client that mounts with a token that is not good for the source to
+// fetch one that is, if its owner may have that. Otherwise the mount is only not
+// done: clients take a refusal for the end of their push.
+func (s *Server) wider(r *http.Request, repo, source string) error {
+	v := visitorOf(r)
+	if v.shown.scheme != "bearer" || !s.decider.Decide(v.Owner, source, auth.Pull).Allowed {
+		return nil
+	}
+	err := oci.Unauthorized.With("the token is good for "+repo+", and not for pulling from "+source+" as well: get one that is", nil)
+	return s.challengeFor(r, v, err, scopeOf(repo, registry.Push)+" "+scopeOf(source, registry.Pull))
+}
+
 // challenge adds to err how one logs in: by a token, or by Basic for clients that
 // know no tokens (RFC 9110, section 11.6.1).
 func (s *Server) challenge(r *http.Request, repo string, a registry.Action, v *visitor, err *oci.Error) error {
-	bearer := fmt.Sprintf("Bearer realm=%q,service=%q", s.proxies.origin(r)+tokenPath, auth.ServiceName)
+	scope := ""
 	switch {
 	case repo != "":
-		bearer += fmt.Sprintf(",scope=%q", "repository:"+repo+":"+scopeActions(a))
+		scope = scopeOf(repo, a)
 	case strings.HasSuffix(r.URL.Path, "/_catalog"):
-		bearer += `,scope="registry:catalog:*"`
+		scope = "registry:catalog:*"
+	}
+	return s.challengeFor(r, v, err, scope)
+}
+
+func (s *Server) challengeFor(r *http.Request, v *visitor, err *oci.Error, scope string) error {
+	bearer := fmt.Sprintf("Bearer realm=%q,service=%q", s.proxies.origin(r)+tokenPath, auth.ServiceName)
+	if scope != "" {
+		bearer += fmt.Sprintf(",scope=%q", scope)
 	}
 	if v.shown.scheme == "bearer" {
 		why := "insufficient_scope"
@@ -240,13 +260,12 @@ func (s *Server) challenge(r *http.Request, repo string, a registry.Action, v *v
 
 const basicChallenge = `Basic realm="berth",charset="UTF-8"`
 
-// scopeActions are what a client asks a token for that it wants to do a with.
-func scopeActions(a registry.Action) string {
-	switch a {
-	case registry.Push, registry.Overwrite:
-		return "pull,push"
+// scopeOf is what a client asks a token for that it wants to do a with repo with.
+func scopeOf(repo string, a registry.Action) string {
+	if a == registry.Push || a == registry.Overwrite {
+		a = "pull,push"
 	}
-	return string(a)
+	return "repository:" + repo + ":" + string(a)
 }
 
 // controlAccess is access for the control API. Without users administrators come
@@ -254,7 +273,7 @@ func scopeActions(a registry.Action) string {
 func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right) error {
 	v := visitorOf(r)
 	switch {
-	case v.err != nil && needs == control.Self:
+	case v.err != nil && (needs == control.Self || needs == control.Admin): // what is named is no repository
 		return s.refuse(r, "", registry.Action(needs), v)
 	case v.err != nil:
 		return s.refuse(r, repo, registry.Action(needs), v)

@@ -301,8 +301,12 @@ func TestMountAndCatalog(t *testing.T) {
 	narrow := token(t, s, robot, "repository:team/new:pull,push").Token
 	wide := token(t, s, robot, "repository:team/new:pull,push", "repository:team/app:pull").Token
 	got := []int{mount(robot, "secret/app"), mount(narrow, "team/app"), mount(narrow, ""), mount(wide, "secret/app"), mount(wide, "team/app")}
-	if !slices.Equal(got, []int{202, 202, 202, 202, 201}) {
+	if !slices.Equal(got, []int{202, 401, 401, 202, 201}) {
 		t.Errorf("mounts answer %v", got)
+	}
+	w := as(t, s, narrow, "POST", "/v2/team/new/blobs/uploads/?mount="+hello+"&from=team/app", "")
+	if want := `,scope="repository:team/new:pull,push repository:team/app:pull",error="insufficient_scope"`; !strings.HasSuffix(w.Header().Get("WWW-Authenticate"), want) {
+		t.Errorf("a mount by a token that is too narrow is challenged with %s, want …%s", w.Header().Get("WWW-Authenticate"), want)
 	}
 	for who, want := range map[string]string{
 		ann: `["secret/app","team/app"]`, bob: `[]`, robot: `["team/app"]`,

@@ -91,7 +91,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	gatherer.MustRegister(s.scrub.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
-		Access: s.access, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect,
+		Access: s.access, Wider: s.wider, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect,
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
@@ -99,30 +99,35 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Log: log,
 	})
-	// SkipClean: a cleaned path would be answered by a redirect, which clients
-	// do not follow with the body of an upload.
-	router := mux.NewRouter().SkipClean(true)
-	router.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{})).Methods(http.MethodGet)
-	router.HandleFunc("/healthz", s.healthz).Methods(http.MethodGet, http.MethodHead)
-	router.HandleFunc("/readyz", s.readyz).Methods(http.MethodGet, http.MethodHead)
-	router.NotFoundHandler = httpx.Handle(registry.Render, func(http.ResponseWriter, *http.Request) error {
-		return oci.Unsupported.With("there is nothing here: the registry's API begins at /v2/", nil).At(http.StatusNotFound)
-	})
-	tokens := httpx.Handle(registry.Render, s.authenticate)
+	router := s.routes(gatherer)
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
 			api.ServeHTTP(w, s.identify(r)) // it reads its paths from their end, which no router does
 		case isControl(r):
 			s.control.ServeHTTP(w, s.identify(r))
-		case strings.HasPrefix(r.URL.Path, authPath):
-			tokens.ServeHTTP(w, r)
 		default:
 			router.ServeHTTP(w, r)
 		}
 	})
 	s.handler = httpx.Log(log, render, s.metrics.observe, front)
 	return s, nil
+}
+
+// routes are the paths beside those of the two APIs.
+func (s *Server) routes(gatherer prometheus.Gatherer) *mux.Router {
+	// SkipClean: a cleaned path would be answered by a redirect, which clients
+	// do not follow with the body of an upload.
+	router := mux.NewRouter().SkipClean(true)
+	router.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{})).Methods(http.MethodGet)
+	router.HandleFunc("/healthz", s.healthz).Methods(http.MethodGet, http.MethodHead)
+	router.HandleFunc("/readyz", s.readyz).Methods(http.MethodGet, http.MethodHead)
+	router.Handle(tokenPath, httpx.Handle(registry.Render, s.token))
+	router.Handle(keysPath, httpx.Handle(registry.Render, s.jwks))
+	router.NotFoundHandler = httpx.Handle(registry.Render, func(http.ResponseWriter, *http.Request) error {
+		return oci.Unsupported.With("there is nothing here: the registry's API begins at /v2/, and tokens are at "+tokenPath, nil).At(http.StatusNotFound)
+	})
+	return router
 }
 
 func isControl(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, wire.Base+"/") }

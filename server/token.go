@@ -31,26 +31,37 @@ type tokenRequest struct {
 	caller  auth.Caller
 }
 
-// authenticate answers what is below authPath.
-func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) error {
+// authenticates tells whether there is anything to answer below authPath.
+func (s *Server) authenticates(w http.ResponseWriter) error {
 	w.Header().Set("Cache-Control", "no-store")
-	switch {
-	case !s.identities.InUse():
+	if !s.identities.InUse() {
 		return oci.Unsupported.With("this registry has no users, and gives out no tokens", nil).At(http.StatusNotFound)
-	case r.URL.Path == keysPath:
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			return oci.Unsupported
-		}
-		keys, err := s.identities.Keys(r.Context())
-		if err != nil {
-			return err
-		}
-		return writeJSON(w, struct {
-			Keys []auth.JWK `json:"keys"`
-		}{keys})
-	case r.URL.Path != tokenPath:
-		return oci.Unsupported.With("there is nothing here: tokens are at "+tokenPath, nil).At(http.StatusNotFound)
+	}
+	return nil
+}
+
+// jwks answers keysPath: the public keys of our tokens.
+func (s *Server) jwks(w http.ResponseWriter, r *http.Request) error {
+	if err := s.authenticates(w); err != nil {
+		return err
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return oci.Unsupported
+	}
+	keys, err := s.identities.Keys(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, struct {
+		Keys []auth.JWK `json:"keys"`
+	}{keys})
+}
+
+// token answers tokenPath.
+func (s *Server) token(w http.ResponseWriter, r *http.Request) error {
+	if err := s.authenticates(w); err != nil {
+		return err
 	}
 	var q tokenRequest
 	var err error

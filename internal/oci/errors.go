@@ -62,7 +62,7 @@ func usual(c Code) int {
 
 func (e *Error) Error() string {
 	s := string(e.Code) + ": " + e.Message
-	if e.Err != nil {
+	if e.Err != nil && e.Err.Error() != e.Message {
 		s += ": " + e.Err.Error()
 	}
 	return s

@@ -42,8 +42,8 @@ const (
 	SparseAll   Sparse = "all"   // an image may lack its config and layers, too
 )
 
-// Config is what the API is built from. Every field but Sparse and Lists is
-// needed.
+// Config is what the API is built from. Every field but Sparse, Lists and Wider
+// is needed.
 type Config struct {
 	Store storage.Store
 	Index storage.Index
@@ -51,6 +51,11 @@ type Config struct {
 	// Access returns nil if the caller may do a with repo. repo is empty for
 	// what concerns no repository: the catalog and GET /v2/.
 	Access func(r *http.Request, repo string, a Action) error
+
+	// Wider returns the error that asks the caller to come again with a token that
+	// is good for pulling from source, too, for a mount into repo; nil if no token
+	// of theirs could be. If it is nil, mounts ask nobody.
+	Wider func(r *http.Request, repo, source string) error
 
 	// Lists tells whether the catalog shows repo to the caller; nil: if Access lets
 	// them pull.
@@ -134,15 +139,37 @@ func lookup(k kind, method string) operation {
 	return operation{}
 }
 
-// allowed is the Allow header of a kind of path.
-func allowed(k kind) string {
-	var methods []string
-	for _, m := range []string{"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"} {
-		if lookup(k, m).serve != nil {
-			methods = append(methods, m)
+var methods = [...]string{"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"}
+
+// Operation is something that the API does.
+type Operation struct {
+	Method string
+	Path   string // with <name>, <reference>, <digest> and <id>, as in the spec
+	Needs  Action // on the repository, if the path names one
+}
+
+// Operations returns all that the API does.
+func Operations() []Operation {
+	var all []Operation
+	for k, path := range paths {
+		for _, m := range methods {
+			if op := lookup(kind(k), m); op.serve != nil {
+				all = append(all, Operation{Method: m, Path: path, Needs: op.needs})
+			}
 		}
 	}
-	return strings.Join(methods, ", ")
+	return all
+}
+
+// allowed is the Allow header of a kind of path.
+func allowed(k kind) string {
+	var list []string
+	for _, m := range methods {
+		if lookup(k, m).serve != nil {
+			list = append(list, m)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 // ServeHTTP answers every path below /v2/.

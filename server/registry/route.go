@@ -11,15 +11,28 @@ import (
 type kind int
 
 const (
-	kindBase      kind = iota // /v2/
-	kindCatalog               // /v2/_catalog
-	kindTags                  // /v2/<name>/tags/list
-	kindReferrers             // /v2/<name>/referrers/<digest>
-	kindManifest              // /v2/<name>/manifests/<reference>
-	kindBlob                  // /v2/<name>/blobs/<digest>
-	kindUploads               // /v2/<name>/blobs/uploads/
-	kindUpload                // /v2/<name>/blobs/uploads/<id>
+	kindBase kind = iota
+	kindCatalog
+	kindTags
+	kindReferrers
+	kindManifest
+	kindBlob
+	kindUploads
+	kindUpload
+	kinds // how many there are
 )
+
+// paths are what the paths of each kind look like.
+var paths = [kinds]string{
+	kindBase:      "/v2/",
+	kindCatalog:   "/v2/_catalog",
+	kindTags:      "/v2/<name>/tags/list",
+	kindReferrers: "/v2/<name>/referrers/<digest>",
+	kindManifest:  "/v2/<name>/manifests/<reference>",
+	kindBlob:      "/v2/<name>/blobs/<digest>",
+	kindUploads:   "/v2/<name>/blobs/uploads/",
+	kindUpload:    "/v2/<name>/blobs/uploads/<id>",
+}
 
 // target is what a path names: ref is the digest, tag or id at its end.
 type target struct {

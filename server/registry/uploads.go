@@ -54,7 +54,8 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 
 // mount answers end-11: it lets the repository hold a blob of another one that
 // the caller may pull, or of any such if from is empty. If there is none, or
-// mount is no digest, it does nothing, and the client uploads.
+// mount is no digest, it does nothing, and the client uploads. The error is one
+// of Wider if there is one that the caller could pull with another token.
 func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount, from string) (bool, error) {
 	d, err := oci.ParseDigest(mount)
 	if err != nil {
@@ -67,8 +68,20 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount,
 			return false, err
 		}
 	}
+	var wider error
 	for _, source := range sources {
-		if _, err := oci.ParseName(source); err != nil || h.Access(r, source, Pull) != nil {
+		if _, err := oci.ParseName(source); err != nil {
+			continue
+		}
+		if h.Access(r, source, Pull) != nil {
+			if h.Wider == nil || wider != nil {
+				continue
+			}
+			if err := h.Wider(r, t.name, source); err == nil {
+				continue
+			} else if _, missing := h.Index.Blob(r.Context(), source, d); missing == nil {
+				wider = err
+			}
 			continue
 		}
 		switch _, err := h.Index.Mount(r.Context(), t.name, source, d, h.Rules(t.name).Grace); {
@@ -78,7 +91,7 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount,
 			return false, err
 		}
 	}
-	return false, nil
+	return false, wider
 }
 
 // getUpload answers end-13: how much of the upload has arrived.
