@@ -112,7 +112,7 @@ func New(o Options) (*Registry, error) {
 // Options.Header.
 func (r *Registry) As(username, password string) *Registry {
 	return &Registry{
-		base: r.base, agent: r.agent, http: r.http, backoff: r.backoff, stall: r.stall, chunk: r.chunk,
+		base: r.base, agent: r.agent, http: r.http, backoff: r.backoff, stall: r.stall, chunk: r.chunk, warned: r.warned,
 		auth: newAuth(r.base, r.http, Options{Username: username, Password: password}),
 	}
 }

@@ -92,7 +92,7 @@ func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owne
 // identify finds out who sent the request, once for all that is asked about it.
 // Without users, credentials say nothing.
 func (s *Server) identify(r *http.Request) *http.Request {
-	if !isAdmin(r) && !isNode(r) && (r.Header["Authorization"] == nil || !s.identities.InUse()) {
+	if !isAdmin(r) && !isNode(r) && (r.Header["Authorization"] == nil && s.clients == nil || !s.identities.InUse()) {
 		return r
 	}
 	v := *anonymous
@@ -111,7 +111,12 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 		return
 	}
 	var session auth.Session
-	if v.shown.scheme == "bearer" {
+	if v.shown.scheme == "" {
+		if session.Caller, session.Catalog, v.err = s.certified(r); v.err != nil || !session.Catalog {
+			return
+		}
+		session.Owner = session.Caller
+	} else if v.shown.scheme == "bearer" {
 		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
 	} else {
 		var c auth.Caller
@@ -194,6 +199,9 @@ func (s *Server) withoutUsers(repo string, a registry.Action) error {
 
 // refuse answers a credential that is good for nothing.
 func (s *Server) refuse(r *http.Request, repo string, a registry.Action, v *visitor) error {
+	if bad, ok := errors.AsType[*certificateError](v.err); ok {
+		return s.challenge(r, repo, a, v, oci.Unauthorized.With(bad.Error(), nil))
+	}
 	switch {
 	case errors.Is(v.err, auth.ErrCredentials), errors.Is(v.err, auth.ErrToken), errors.Is(v.err, errAuthorization):
 		message := "the name or the password is wrong"

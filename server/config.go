@@ -207,6 +207,9 @@ func (c Config) Validate() error {
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		wrong("tls: needs both cert and key; berth tls init makes them")
 	}
+	if c.TLS.ClientCA != "" && !c.TLS.on() {
+		wrong("tls.client_ca: needs tls.cert and tls.key beside it: only over TLS do clients show certificates")
+	}
 	if c.Data == "" {
 		wrong("data: must name a directory")
 	}

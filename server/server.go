@@ -41,6 +41,7 @@ type Server struct {
 	scrub     *care.Scrub
 	policy    *policy.Live
 	cert      *certificate // nil: plain HTTP
+	clients   *clients     // nil: their certificates do not count
 	patience  patience
 	control   *control.Handler
 	name      string // of the registry
@@ -84,6 +85,9 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	if cfg.TLS.on() {
 		s.cert = newCertificate(cfg.TLS, log)
 		gatherer.MustRegister(s.cert.metric())
+	}
+	if cfg.TLS.ClientCA != "" {
+		s.clients = newClients(cfg.TLS.ClientCA, log)
 	}
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
@@ -162,6 +166,11 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 			return err
 		}
 	}
+	if s.clients != nil {
+		if err := s.clients.load(reading); err != nil {
+			return err
+		}
+	}
 	s.name = l.Addr().String()
 	if host, _, err := net.SplitHostPort(s.cfg.Listen); s.cert == nil && s.proxies == nil && s.identities.InUse() && (err != nil || !loopback(host)) {
 		s.log.Warn("passwords come to this address in the clear: set tls.cert and tls.key, or name the proxy that speaks TLS for it as trusted_proxies", "address", s.name)
@@ -189,9 +198,13 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	background.Go(func() { s.policy.Run(working) })
 	scheme, serve := "http", hs.Serve
 	if s.cert != nil {
-		scheme, hs.TLSConfig = "https", s.cert.config()
+		scheme, hs.TLSConfig = "https", s.tlsConfig()
 		serve = func(l net.Listener) error { return hs.ServeTLS(l, "", "") }
 		background.Go(func() { s.cert.run(working) })
+	}
+	if s.clients != nil {
+		hs.ConnContext = s.clients.remember
+		background.Go(func() { s.clients.run(working) })
 	}
 	background.Go(func() { s.scrub.Run(working) })
 	background.Go(func() { s.identities.Run(working) })
@@ -234,13 +247,16 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	return err
 }
 
-// Reload reads again what the configuration names: the certificate, and the
-// policy, if that is in a file. What cannot be read stays as it was.
+// Reload reads again what the configuration names: the certificate, the CAs of
+// clients, and the policy, if that is in a file. What cannot be read stays as it was.
 func (s *Server) Reload() {
 	s.log.Info("the configuration's files are read again")
 	s.policy.Reload()
 	if s.cert != nil {
 		s.cert.files.Ask()
+	}
+	if s.clients != nil {
+		s.clients.files.Ask()
 	}
 }
 
@@ -301,6 +317,9 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	parts = append(parts, amiss("policy", s.policy.Version().Problem))
 	if s.cert != nil {
 		parts = append(parts, amiss("certificate", s.cert.amiss(time.Now())))
+	}
+	if s.clients != nil {
+		parts = append(parts, amiss("CAs of clients", s.clients.amiss()))
 	}
 	return parts
 }

@@ -23,6 +23,13 @@ type TLS struct {
 
 	// Key holds its private key.
 	Key string `yaml:"key"`
+
+	// ClientCA is a file of PEM certificates of CAs. A client that shows a
+	// certificate by one of them, made for clients, is the user whose name to log in
+	// with is its common name: NAME, or robot+NAME. So they must certify nobody
+	// else. A header Authorization counts before it. The file is read again when it
+	// changes, and on SIGHUP. Default none: certificates of clients are not asked for.
+	ClientCA string `yaml:"client_ca"`
 }
 
 func (t TLS) on() bool { return t.Cert != "" }
@@ -85,15 +92,19 @@ func (c *certificate) run(ctx context.Context) {
 	})
 }
 
-// config is how the server speaks TLS.
-func (c *certificate) config() *tls.Config {
-	return &tls.Config{
+// tlsConfig is how the server speaks TLS.
+func (s *Server) tlsConfig() *tls.Config {
+	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		// http.Server makes itself ready for HTTP/2 once, at its first listener, which
 		// may be the admin socket: there it looks only here whether it is wanted.
 		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.now.Load(), nil },
 	}
+	if s.clients != nil {
+		s.clients.demand(cfg)
+	}
+	return cfg
 }
 
 // amiss tells what an administrator should look after.

@@ -106,6 +106,14 @@ func (s *Server) tokenByQuery(r *http.Request) (tokenRequest, error) {
 		return q, wrongLogin(errAuthorization)
 	case shown.scheme == "basic":
 		q.caller, err = s.login(r, shown.name, shown.password)
+	default:
+		c, certified, wrong := s.certified(r)
+		if bad, ok := errors.AsType[*certificateError](wrong); ok {
+			return q, httpx.WithHeader(oci.Unauthorized.With(bad.Error(), nil), "WWW-Authenticate", basicChallenge)
+		}
+		if err = wrong; certified {
+			q.caller = c
+		}
 	}
 	return q, err
 }

@@ -42,6 +42,7 @@ func serveFlags(f *pflag.FlagSet, cfg *server.Config) {
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "TCP `address` to serve on")
 	f.StringVar(&cfg.TLS.Cert, "tls-cert", cfg.TLS.Cert, "serve HTTPS with the certificate in this `file`; see berth tls init")
 	f.StringVar(&cfg.TLS.Key, "tls-key", cfg.TLS.Key, "`file` with the key of --tls-cert")
+	f.StringVar(&cfg.TLS.ClientCA, "tls-client-ca", cfg.TLS.ClientCA, "let clients in by certificates of the CAs in this PEM `file`; see berth tls issue")
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep everything in this `directory`")
 	f.StringVar((*string)(&cfg.Anonymous), "anonymous", string(cfg.Anonymous), "`what` callers without a name may do: none, pull or push")
 	f.StringVar(&cfg.Policy, "policy", cfg.Policy, "`file` that says who may do what; default: what berth policy has set")

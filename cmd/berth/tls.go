@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth.internal/auth"
 	"berth.internal/internal/durable"
 )
 
@@ -47,10 +48,11 @@ func newTLS(std stdio) *cobra.Command {
 		Long: `Make certificates for who has none: a certificate authority (CA) of your own, which
 clients are told to trust once, and by it a certificate for the registry.`,
 		Example: `  berth tls init --host registry.example.com --dir /etc/berth/tls
-  berth tls renew --dir /etc/berth/tls`,
+  berth tls renew --dir /etc/berth/tls
+  berth tls issue --client robot+ci --dir /etc/berth/tls`,
 		GroupID: groupRun,
 	}
-	cmd.AddCommand(newTLSInit(std), newTLSRenew(std))
+	cmd.AddCommand(newTLSInit(std), newTLSRenew(std), newTLSIssue(std))
 	return cmd
 }
 
@@ -115,6 +117,88 @@ the same CA. A registry that runs takes them within seconds; clients notice noth
 	return cmd
 }
 
+func newTLSIssue(std stdio) *cobra.Command {
+	var client, expires, dir string
+	cmd := &cobra.Command{
+		Use:   "issue --client NAME [flags]",
+		Short: "Make a certificate by which a client logs in",
+		Long: `Make a certificate and its key, by the CA of berth tls init, by which a client logs in
+as the user NAME or the robot robot+NAME instead of with a password, to a registry
+with --tls-client-ca DIR/ca.crt. It counts as long as it is good and the account may
+log in. It overwrites nothing.`,
+		Example: `  berth tls issue --client robot+ci --dir /etc/berth/tls
+  berth tls issue --client ann --expires 30d`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&client, "client", "", "`name` that the client logs in with: NAME, or robot+NAME")
+	cmd.Flags().StringVar(&expires, "expires", "397d", "let it end after this `time`, such as 12h or 90d, or on this date, such as 2030-01-31")
+	cmd.Flags().StringVar(&dir, "dir", "tls", "`directory` of the CA, and for the files")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		now := time.Now()
+		end, err := parseExpiry(expires, now)
+		switch {
+		case !auth.IsLoginName(client):
+			return misuse(fmt.Errorf("--client %q is no name to log in with: it is that of a user, or robot+ and that of a robot", client))
+		case err != nil:
+			return misuse(err)
+		case end.IsZero():
+			return misuse(errors.New("--expires: a certificate ends: say when, such as 90d"))
+		case !end.After(now):
+			return misuse(fmt.Errorf("--expires: the certificate would have ended already, at %s", end.Format(time.DateTime)))
+		}
+		by, err := readCA(dir)
+		if err != nil {
+			return err
+		}
+		cert, key := filepath.Join(dir, client+".crt"), filepath.Join(dir, client+".key")
+		if end, err = writeClient(cert, key, by, client, end, now); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(std.out, `Made %[1]s and %[2]s, good until %[3]s. The key is a secret.
+
+The registry takes them with --tls-client-ca %[4]s. Copy both to the client, there for the registry at HOST:PORT:
+  docker            as client.cert and client.key in /etc/docker/certs.d/HOST:PORT/
+  podman, skopeo    as client.cert and client.key in /etc/containers/certs.d/HOST:PORT/
+  containerd        in its hosts.toml:  client = [["%[5]s.crt", "%[5]s.key"]]
+  curl              curl --cert %[5]s.crt --key %[5]s.key https://HOST:PORT/v2/
+`, cert, key, end.Format(time.DateOnly), filepath.Join(dir, caCert), client)
+		return err
+	}
+	return cmd
+}
+
+// writeClient makes a certificate and a key for a client, and says until when they
+// are good.
+func writeClient(certPath, keyPath string, by authority, name string, end, now time.Time) (time.Time, error) {
+	for _, path := range []string{certPath, keyPath} {
+		if _, err := os.Lstat(path); err == nil {
+			return end, fmt.Errorf("%s is there and is not overwritten: remove it first", path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return end, err
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return end, fmt.Errorf("make the client's key: %w", err)
+	}
+	if by.cert.NotAfter.Before(end) {
+		end = by.cert.NotAfter
+	}
+	template := &x509.Certificate{
+		Subject:   pkix.Name{CommonName: name},
+		NotBefore: now.Add(-clockSkew), NotAfter: end,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+	_, der, err := sign(template, &by, key)
+	if err != nil {
+		return end, fmt.Errorf("make the client's certificate: %w", err)
+	}
+	if err := writeKey(keyPath, key); err != nil {
+		return end, err
+	}
+	return end, durable.WriteFile(certPath, pemOf("CERTIFICATE", der), 0o644)
+}
+
 func checkHosts(hosts []string) error {
 	for _, h := range hosts {
 		if net.ParseIP(h) == nil && (h == "" || len(h) > 253 || strings.ContainsAny(h, ":/ ") || strings.Contains(strings.TrimPrefix(h, "*."), "*")) {
@@ -150,7 +234,7 @@ func initTLS(dir string, hosts []string, now time.Time) error {
 	template := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: "berth CA for " + hosts[0]},
 		NotBefore: now.Add(-clockSkew), NotAfter: now.Add(caLife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, // it signs servers, no other CA
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, // it signs servers and clients, no other CA
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	cert, der, err := sign(template, &authority{template, key}, key)
@@ -170,13 +254,9 @@ func initTLS(dir string, hosts []string, now time.Time) error {
 // renewTLS replaces the server's certificate and key in dir, and says until when
 // it is good.
 func renewTLS(dir string, hosts []string, now time.Time) (time.Time, error) {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, caCert), filepath.Join(dir, caKey))
+	by, err := readCA(dir)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read the CA: %w; berth tls init makes one", err)
-	}
-	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok || !pair.Leaf.IsCA {
-		return time.Time{}, fmt.Errorf("%s is no CA that berth tls init has made", filepath.Join(dir, caCert))
+		return time.Time{}, err
 	}
 	if len(hosts) == 0 {
 		text, err := os.ReadFile(filepath.Join(dir, serverCert))
@@ -196,7 +276,20 @@ func renewTLS(dir string, hosts []string, now time.Time) (time.Time, error) {
 			hosts = append(hosts, ip.String())
 		}
 	}
-	return writeServer(dir, authority{pair.Leaf, key}, hosts, now)
+	return writeServer(dir, by, hosts, now)
+}
+
+// readCA reads what initTLS has made.
+func readCA(dir string) (authority, error) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, caCert), filepath.Join(dir, caKey))
+	if err != nil {
+		return authority{}, fmt.Errorf("read the CA: %w; berth tls init makes one", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !pair.Leaf.IsCA {
+		return authority{}, fmt.Errorf("%s is no CA that berth tls init has made", filepath.Join(dir, caCert))
+	}
+	return authority{pair.Leaf, key}, nil
 }
 
 // writeServer makes a certificate for hosts, and for this machine's own use.
