@@ -64,7 +64,7 @@ func BenchmarkRequest(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	s, err := server.Open(b.Context(), server.DefaultConfig(), storage.Drivers{Store: store, Index: index, Records: index}, log)
 	if err != nil {
 		b.Fatal(err)

@@ -46,12 +46,12 @@ func isName(s string) bool {
 		if rest == "" {
 			return true
 		}
-		switch {
-		case rest[0] == '/', rest[0] == '.':
+		switch rest[0] {
+		case '/', '.':
 			s = rest[1:]
-		case rest[0] == '_':
+		case '_':
 			s = strings.TrimPrefix(rest[1:], "_")
-		case rest[0] == '-':
+		case '-':
 			s = strings.TrimLeft(rest, "-")
 		default:
 			return false

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,9 +86,7 @@ func settings(prefix string, typ reflect.Type) map[string]string {
 			continue
 		}
 		if f.Anonymous && name == "" {
-			for k, v := range settings(prefix, f.Type) {
-				all[k] = v
-			}
+			maps.Copy(all, settings(prefix, f.Type))
 			continue
 		}
 		if name == "" {
@@ -107,9 +107,7 @@ func settings(prefix string, typ reflect.Type) map[string]string {
 		case reflect.Map:
 			all[path] = `{"something":"more"}`
 		case reflect.Struct:
-			for k, v := range settings(path, inner) {
-				all[k] = v
-			}
+			maps.Copy(all, settings(path, inner))
 		default:
 			all[path] = "7"
 		}
@@ -118,8 +116,8 @@ func settings(prefix string, typ reflect.Type) map[string]string {
 }
 
 func nest(path []string, value string) string {
-	for i := len(path) - 1; i >= 0; i-- {
-		value = fmt.Sprintf("{%q:%s}", path[i], value)
+	for _, name := range slices.Backward(path) {
+		value = fmt.Sprintf("{%q:%s}", name, value)
 	}
 	return value
 }

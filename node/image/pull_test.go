@@ -548,7 +548,7 @@ type stalling struct {
 
 func (s *stalling) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		<-s.ctx.Done()
 		err = s.ctx.Err()
 	}
