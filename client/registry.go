@@ -4,6 +4,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,8 +37,9 @@ type Options struct {
 	// the password is shown, so that a new one counts at once.
 	PasswordFile string
 
-	CAFile    string            // PEM certificates to trust beside the system's
-	Transport http.RoundTripper // nil: one of the client's own; else CAFile and Dial must be empty
+	CAFile    string            // file of PEM certificates to trust beside the system's
+	CA        []byte            // the certificates themselves, if CAFile is empty
+	Transport http.RoundTripper // nil: one of the client's own; else CAFile, CA and Dial must be empty
 	UserAgent string            // default "berth"
 
 	// Warn is told of each warning that the registry sends with an answer, once
@@ -76,10 +78,10 @@ func New(o Options) (*Registry, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
-		if transport, err = newTransport(o.CAFile, o.Dial); err != nil {
+		if transport, err = newTransport(o.CAFile, o.CA, o.Dial); err != nil {
 			return nil, err
 		}
-	} else if o.CAFile != "" || o.Dial != nil {
+	} else if o.CAFile != "" || o.CA != nil || o.Dial != nil {
 		return nil, errors.New("a transport excludes a CA file and a dialer")
 	}
 	if o.PasswordFile != "" {
@@ -200,7 +202,7 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-func newTransport(caFile string, dial func(context.Context, string, string) (net.Conn, error)) (*http.Transport, error) {
+func newTransport(caFile string, pem []byte, dial func(context.Context, string, string) (net.Conn, error)) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -218,19 +220,20 @@ func newTransport(caFile string, dial func(context.Context, string, string) (net
 	if dial != nil {
 		t.DialContext, t.Proxy = dial, nil
 	}
-	if caFile == "" {
+	if caFile != "" {
+		var err error
+		if pem, err = os.ReadFile(caFile); err != nil {
+			return nil, fmt.Errorf("read the CA file: %w", err)
+		}
+	} else if len(pem) == 0 {
 		return t, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("read the CA file: %w", err)
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("the CA file %s holds no PEM certificate", caFile)
+		return nil, fmt.Errorf("the CA %s holds no PEM certificate", cmp.Or(caFile, "that is kept"))
 	}
 	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return t, nil

@@ -287,7 +287,9 @@ func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right
 		return s.refuse(r, repo, registry.Action(needs), v)
 	case v.Caller.Kind == auth.Socket:
 		return nil
-	case (needs == control.Admin || needs == control.Self) && !s.identities.InUse():
+	case needs == control.Self && !s.identities.InUse():
+		return wire.Denied.With("this server is without users, so nobody can log in and none has keys; the first one is made on the server's own machine, by registry/admin.sock in its data directory: berth user add")
+	case needs == control.Admin && !s.identities.InUse():
 		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
 	case (needs == control.Admin || needs == control.Self) && v.Caller.Kind == auth.Anonymous:
 		return httpx.WithHeader(wire.Unauthenticated, "WWW-Authenticate", basicChallenge)

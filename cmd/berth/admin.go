@@ -12,7 +12,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"berth.internal/client/contexts"
 	"berth.internal/client/control"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/datadir"
@@ -29,9 +31,7 @@ func newAdmin(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Look after a server and its data",
-		Long: `Look after a server and its data, on the server's own machine: commands go through
-the socket registry/admin.sock in its data directory, which belongs to the user
-that the server runs as.`,
+		Long:  "Look after a server and its data.\n\n" + whereHelp,
 		Example: `  berth admin server
   berth admin gc --dry-run
   berth admin fsck
@@ -44,18 +44,60 @@ that the server runs as.`,
 	return cmd
 }
 
+// whereHelp says which server a command is for.
+const whereHelp = `Commands go to the server that berth login has logged in to, as its user; or with
+--data, or where nobody has logged in, to the one with that data directory on this
+machine, through its socket registry/admin.sock, which belongs to the user that the
+server runs as. Of flags, BERTH_CONTEXT, BERTH_DATA and the current context the first
+that is given counts.`
+
 // adminOf says which server a command is for.
 type adminOf struct {
-	data string
+	data    string
+	context string
+	given   *pflag.FlagSet
 }
 
 func (a *adminOf) flags(cmd *cobra.Command) {
-	cmd.PersistentFlags().StringVar(&a.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
-		"data `directory` of the server; default from BERTH_DATA")
+	a.given = cmd.PersistentFlags()
+	a.given.StringVar(&a.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
+		"data `directory` of the server on this machine; default from BERTH_DATA")
+	contextFlag(a.given, &a.context)
+	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts) // the flag is there
+}
+
+// login returns the context that the command is for; ok is false if it is for the
+// data directory.
+func (a *adminOf) login() (c contexts.Context, ok bool, err error) {
+	data, named := a.given.Changed("data"), cmp.Or(a.context, os.Getenv(contextVar))
+	switch {
+	case data && a.context != "":
+		return c, false, misuse(errors.New("--data names a server on this machine and --context a login: give one of them"))
+	case data:
+		return c, false, nil
+	case named != "":
+		c, err = namedContext(named)
+		return c, true, err
+	case os.Getenv("BERTH_DATA") != "":
+		return c, false, nil
+	}
+	file, err := loadContexts()
+	if err != nil || file.Current == "" {
+		return c, false, err
+	}
+	_, c, err = file.Find("")
+	return c, true, err
 }
 
 // do lets a command speak with the server, and explains what goes wrong.
 func (a *adminOf) do(ctx context.Context, speak func(context.Context, *control.Client) error) error {
+	login, ok, err := a.login()
+	if err != nil {
+		return err
+	}
+	if ok {
+		return withRequestID(speakIn(ctx, login, speak))
+	}
 	path, err := filepath.Abs(filepath.Join(a.data, datadir.Registry, adminSocket))
 	if err != nil {
 		return misuse(err)
@@ -69,8 +111,13 @@ func (a *adminOf) do(ctx context.Context, speak func(context.Context, *control.C
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("the admin socket %s is not yours to use: try again with sudo, or as the user that the server runs as", path)
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no server runs with the data directory %s: start one with berth serve --data %s, or name another directory with --data", a.data, a.data)
+		return fmt.Errorf("no server runs with the data directory %s: start one with berth serve --data %s, name another directory with --data, or log in at a server with berth login", a.data, a.data)
 	}
+	return withRequestID(err)
+}
+
+// withRequestID says where the log of the server has more about a failure of its.
+func withRequestID(err error) error {
 	if e, ok := errors.AsType[*wire.Error](err); ok && e.RequestID != "" && errors.Is(err, wire.Internal) {
 		return fmt.Errorf("%w (request_id %s)", err, e.RequestID)
 	}

@@ -115,6 +115,9 @@ With --link, blobs are hard links where both are on one file system.`,
 		if err != nil {
 			return misuse(err)
 		}
+		if at.context != "" {
+			return misuse(errors.New("--context: a restore needs no server: name a directory of this machine with --data"))
+		}
 		data, err := filepath.Abs(at.data)
 		if err != nil {
 			return misuse(err)

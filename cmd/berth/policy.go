@@ -16,7 +16,6 @@ import (
 	"berth.internal/auth/policy"
 	"berth.internal/client/control"
 	wire "berth.internal/internal/control"
-	"berth.internal/server"
 )
 
 func newPolicy(std stdio) *cobra.Command {
@@ -33,15 +32,15 @@ denies a subject some actions on some repositories:
   repositories  a pattern: * is any text without a slash, ** any number of words
 
 What no rule allows is denied. Of the rules that match, the one with the longest
-pattern decides; of equally long ones, one that denies. Commands go through the
-server's admin socket, as those of berth admin.`,
+pattern decides; of equally long ones, one that denies.
+
+` + whereHelp,
 		Example: `  berth policy allow group:dev pull,push 'team/**'
   berth policy test --as user:ann --group dev push team/app:1
   berth policy show`,
 		GroupID: groupRun,
 	}
-	cmd.PersistentFlags().StringVar(&at.data, "data", cmp.Or(os.Getenv("BERTH_DATA"), server.DefaultConfig().Data),
-		"data `directory` of the server; default from BERTH_DATA")
+	at.flags(cmd)
 	cmd.AddCommand(newPolicyShow(std, &at), newPolicySet(std, &at), newPolicyTest(std, &at),
 		newPolicyAdd(std, &at, "allow", "Allow somebody something"), newPolicyAdd(std, &at, "deny", "Deny somebody something"))
 	return cmd

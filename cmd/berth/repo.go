@@ -3,12 +3,15 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"berth.internal/client"
+	"berth.internal/client/contexts"
 	"berth.internal/internal/oci"
 )
 
@@ -23,15 +26,18 @@ func newRepo(std stdio) *cobra.Command {
 		Short: "Push, pull, list, remove and restore images in a registry",
 		Long: `Push, pull, list and remove images in a registry.
 
-A reference without a registry means the one of --registry, else that of the
-variable BERTH_REGISTRY, else ` + defaultRegistry + `. Passwords are those that
-docker login or podman login keep.`,
+A reference without a registry means the one of --registry, else that of the login
+that --context or BERTH_CONTEXT name, else the one of BERTH_REGISTRY, else that of
+the current login, else ` + defaultRegistry + `. Passwords are those that berth login,
+podman login or docker login keep.`,
 		Example: `  berth repo push oci:./image team/app:1
   berth repo tags team/app
   berth repo pull team/app:1 docker-archive:app.tar`,
 		GroupID: groupRegistry,
 	}
 	cmd.PersistentFlags().StringVar(&reg.address, "registry", "", "`URL` or host:port of the registry of references that name none")
+	contextFlag(cmd.PersistentFlags(), &reg.context)
+	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts) // the flag is there
 	cmd.PersistentFlags().StringVar(&reg.caFile, "ca", "", "PEM `file` of the CA to trust beside the system's")
 	cmd.AddCommand(
 		newRepoPush(std, &reg), newRepoPull(std, &reg), newRepoCopy(std, &reg),
@@ -45,13 +51,47 @@ docker login or podman login keep.`,
 type registries struct {
 	std     stdio
 	address string // --registry
+	context string // --context
 	caFile  string
+	kept    *contexts.File              // of berth login; nil: not read yet
 	known   map[string]*client.Registry // by host
 }
 
 // configured is the registry of references that name none.
 func (r *registries) configured() (*client.Registry, error) {
-	return r.connect(cmp.Or(r.address, os.Getenv("BERTH_REGISTRY"), defaultRegistry))
+	if r.address != "" && r.context != "" {
+		return nil, misuse(errors.New("--registry names an address and --context a login: give one of them"))
+	}
+	if r.address != "" {
+		return r.connect(r.address)
+	}
+	variable := os.Getenv("BERTH_REGISTRY")
+	if name := cmp.Or(r.context, os.Getenv(contextVar)); name != "" || variable == "" {
+		kept, err := r.logins()
+		if err != nil {
+			return nil, err
+		}
+		if name != "" || kept.Current != "" {
+			c, err := namedContext(name)
+			if err != nil {
+				return nil, err
+			}
+			return r.open(c.Server, c)
+		}
+	}
+	return r.connect(cmp.Or(variable, defaultRegistry))
+}
+
+// logins are those of berth login.
+func (r *registries) logins() (contexts.File, error) {
+	if r.kept == nil {
+		file, err := loadContexts()
+		if err != nil {
+			return file, err
+		}
+		r.kept = &file
+	}
+	return *r.kept, nil
 }
 
 // connect makes the client for an address, or returns the one there is.
@@ -61,19 +101,47 @@ func (r *registries) connect(address string) (*client.Registry, error) {
 	if err != nil {
 		return nil, misuse(err)
 	}
+	if known := r.known[reg.Host()]; known != nil {
+		return known, nil
+	}
+	kept, err := r.logins()
+	if err != nil {
+		return nil, err
+	}
+	c, ok := kept.At(reg.Host())
+	switch {
+	case ok && !strings.Contains(address, "://"):
+		address = c.Server // who has logged in has said whether it speaks TLS
+	case ok && reg.URL() != c.Server:
+		c = contexts.Context{} // a secret for TLS is not sent without
+	}
+	return r.open(address, c)
+}
+
+// open makes the client for an address, with the login of c, if that has one, else
+// with that of other programs.
+func (r *registries) open(address string, c contexts.Context) (*client.Registry, error) {
+	reg, err := client.New(client.Options{Registry: address})
+	if err != nil {
+		return nil, misuse(err)
+	}
 	host := reg.Host()
 	if known := r.known[host]; known != nil {
 		return known, nil
 	}
-	user, password, err := login(host)
-	if err != nil {
-		return nil, err
-	}
-	reg, err = client.New(client.Options{
-		Registry: address, Username: user, Password: password, CAFile: r.caFile, UserAgent: "berth/" + buildVersion(),
+	o := client.Options{
+		Registry: address, Username: c.User, Password: c.Secret, CAFile: r.caFile, UserAgent: "berth/" + buildVersion(),
 		Warn: func(text string) { fmt.Fprintf(r.std.err, "berth: %s warns: %s\n", host, text) },
-	})
-	if err != nil {
+	}
+	if r.caFile == "" {
+		o.CA = []byte(c.CA)
+	}
+	if o.Username == "" {
+		if o.Username, o.Password, err = login(host); err != nil {
+			return nil, err
+		}
+	}
+	if reg, err = client.New(o); err != nil {
 		return nil, misuse(err)
 	}
 	if r.known == nil {

@@ -21,7 +21,9 @@ func newRobot(std stdio) *cobra.Command {
 		Use:   "robot",
 		Short: "Make, list, change and delete robots",
 		Long: `Make, list, change and delete the robots of a server: names and secrets for
-programs, good for some repositories only.`,
+programs, good for some repositories only.
+
+` + whereHelp,
 		Example: `  berth robot add ci --allow 'team/**=pull,push' --expires 90d
   berth robot set ci --expires 90d
   berth robot ls`,

@@ -88,6 +88,7 @@ pulls from it, and the tool for both.`,
 		newStart(std), newStop(std), newKill(std), newWait(std), newRm(std),
 		newPull(std), newImages(std), newRmi(std), newInfo(std),
 		newServe(std), newNode(std), newUp(std), newAdmin(std), newPolicy(std), newUser(std), newRobot(std), newTLS(std),
+		newLogin(std), newLogout(), newContext(std),
 		newRepo(std),
 		newVersion(std),
 	)

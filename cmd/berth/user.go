@@ -24,7 +24,9 @@ func newUser(std stdio) *cobra.Command {
 		Use:   "user",
 		Short: "Make, list, change and delete users",
 		Long: `Make, list, change and delete the users of a server. As soon as there is one,
-everybody has to log in. Users in the group admins may do everything.`,
+everybody has to log in. Users in the group admins may do everything.
+
+` + whereHelp,
 		Example: `  berth user add --group admins ann
   berth user passwd ann
   berth user set ann --group admins --group dev
@@ -224,10 +226,16 @@ func deleteEach(ctx context.Context, at *adminOf, path string, names []string) e
 	})
 }
 
-// readPassword asks for a password on the terminal, twice, or reads the first
-// line of the input. It is never an argument, which every user of the machine can
-// read.
+// readPassword asks for a new password on the terminal, twice, or reads the first
+// line of the input.
 func readPassword(std stdio, fromStdin bool) (string, error) {
+	return readSecret(std, fromStdin, "Password: ", "Once more: ")
+}
+
+// readSecret asks for a password on the terminal with each of the prompts, or reads
+// the first line of the input. It is never an argument, which every user of the
+// machine can read.
+func readSecret(std stdio, fromStdin bool, prompts ...string) (string, error) {
 	if fromStdin {
 		const most = 4096
 		line, err := bufio.NewReader(io.LimitReader(std.in, most)).ReadString('\n')
@@ -243,18 +251,21 @@ func readPassword(std stdio, fromStdin bool) (string, error) {
 	if !ok || !term.IsTerminal(int(tty.Fd())) {
 		return "", misuse(errors.New("the input is no terminal to ask for a password on: give it with --password-stdin"))
 	}
-	var typed [2]string
-	for i, prompt := range []string{"Password: ", "Once more: "} {
+	secret := ""
+	for i, prompt := range prompts {
 		fmt.Fprint(std.err, prompt)
 		b, err := term.ReadPassword(int(tty.Fd()))
 		fmt.Fprintln(std.err)
 		if err != nil {
 			return "", fmt.Errorf("read the password: %w", err)
 		}
-		typed[i] = string(b)
+		if i > 0 && secret != string(b) {
+			return "", errors.New("the passwords differ: try again")
+		}
+		secret = string(b)
 	}
-	if typed[0] != typed[1] {
-		return "", errors.New("the passwords differ: try again")
+	if secret == "" {
+		return "", misuse(errors.New("a password is needed"))
 	}
-	return typed[0], nil
+	return secret, nil
 }
