@@ -1,7 +1,10 @@
 // Package auth says who is asking, and what they may do.
 package auth
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Kind is what sort of caller somebody is.
 type Kind string
@@ -12,6 +15,7 @@ const (
 	User      Kind = "user"
 	Robot     Kind = "robot"
 	Node      Kind = "node"
+	Job       Kind = "job"    // a CI job, or another program, that an issuer of OIDC tokens vouches for
 	Socket    Kind = "socket" // came by the admin socket: root of the server's machine, who may do everything
 )
 
@@ -36,13 +40,16 @@ func Actions() []Action { return []Action{Pull, Push, Overwrite, Delete, Admin} 
 type Caller struct {
 	Kind   Kind
 	Name   string            // empty for Anonymous and Socket
-	Groups []string          // of a user
-	Claims map[string]string // of a CI job's token
+	Groups []string          // of a user, or that the claims of a job put it in
+	Claims map[string]string // of a job's token, such as gitlab+project_path
 	Key    string            // id of the API key that a user came by; empty: by another way
 
 	// Limits, if not nil, are what the credential is good for at most: that of a
 	// robot, an API key or a token. Policy must allow it as well.
 	Limits []Grant
+
+	// Expires, if not zero, is when all must end that the credential opens.
+	Expires time.Time
 }
 
 // Grant is some actions on the repositories that a pattern matches.

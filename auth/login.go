@@ -28,6 +28,9 @@ type Config struct {
 	// password; empty: none. See Open.
 	AdminPasswordFile string
 
+	// Issuers are those whose tokens are accepted; nil: none.
+	Issuers Issuers
+
 	Log *slog.Logger
 }
 
@@ -42,6 +45,7 @@ type Service struct {
 	robots   *mirror[record]
 	apiKeys  *mirror[userKey]
 	keys     *keys
+	issuers  Issuers
 	decoy    string // a hash of nobody's password
 
 	secret  []byte // of this process, for logins
@@ -60,7 +64,7 @@ const firstAdmin = "admin"
 // a password, it makes the user admin in the group GroupAdmins.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{
-		records: cfg.Records, log: cfg.Log, hasher: newHasher(),
+		records: cfg.Records, log: cfg.Log, hasher: newHasher(), issuers: cfg.Issuers,
 		users:  newMirror[record](cfg.Records, "users/", cfg.Log),
 		robots: newMirror[record](cfg.Records, "robots/", cfg.Log),
 		keys:   newKeys(cfg.Records, cfg.Log), apiKeys: newMirror[userKey](cfg.Records, "apikeys/", cfg.Log),
@@ -112,7 +116,7 @@ func (s *Service) Run(ctx context.Context) {
 
 // InUse tells whether there is anybody who could log in.
 func (s *Service) InUse() bool {
-	return s.htpasswd.path != "" || s.users.len() > 0 || s.robots.len() > 0
+	return s.htpasswd.path != "" || s.users.len() > 0 || s.robots.len() > 0 || s.issuers != nil && s.issuers.Some()
 }
 
 // LimitedError says that a password may not be tried now.
@@ -146,9 +150,13 @@ type login struct {
 // Basic returns who has that name and password. Address is the caller's, without
 // port. Right passwords are remembered for a short time, without the password, so
 // that a client that sends one with each request costs one hash. An API key of the
-// user is as good as the password, within its limits. Errors: ErrCredentials;
-// ErrBusy; *LimitedError; ctx's.
+// user is as good as the password, within its limits. With the name
+// OIDCPrefix+ISSUER the password is the token of a job. Errors: ErrCredentials;
+// ErrBusy; *LimitedError; ErrIssuer; ctx's.
 func (s *Service) Basic(ctx context.Context, name, password, address string) (Caller, error) {
+	if issuer, ok := strings.CutPrefix(name, OIDCPrefix); ok {
+		return s.job(ctx, issuer, password, address)
+	}
 	kind, account := User, name
 	if robot, ok := strings.CutPrefix(name, RobotPrefix); ok {
 		kind, account = Robot, robot

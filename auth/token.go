@@ -56,6 +56,8 @@ type claims struct {
 	Access []Access `json:"access"`
 	Epoch  string   `json:"epoch,omitempty"` // of the account
 	Key    string   `json:"key,omitempty"`   // the API key that it was given out for
+
+	Claims map[string]string `json:"claims,omitempty"` // of a job
 }
 
 // verified is what a token says that was verified. It holds no token.
@@ -67,14 +69,22 @@ type verified struct {
 	expires time.Time
 	limits  []Grant
 	catalog bool
+
+	assertion *Assertion // of a job
 }
 
 // Issue makes a token for c that is good for what c may do of what is asked.
 func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider) (Token, error) {
 	now := time.Now()
 	t := Token{Issued: now.Truncate(time.Second), Expires: now.Truncate(time.Second).Add(TokenLife), Access: allowed(c, asked, d)}
+	if !c.Expires.IsZero() && c.Expires.Before(t.Expires) {
+		t.Expires = c.Expires.Truncate(time.Second)
+	}
+	if !t.Expires.After(now) {
+		return Token{}, ErrCredentials // it has expired meanwhile
+	}
 	epoch := ""
-	if c.Kind != Anonymous {
+	if c.Kind != Anonymous && c.Kind != Job {
 		var err error
 		if _, epoch, err = s.state(ctx, c.Kind, c.Name, c.Key); err != nil {
 			return Token{}, err
@@ -89,7 +99,7 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 			Issuer: ServiceName, Subject: subject(c.Kind, c.Name), Audience: jwt.ClaimStrings{ServiceName}, ID: rand.Text(),
 			IssuedAt: jwt.NewNumericDate(t.Issued), NotBefore: jwt.NewNumericDate(t.Issued), ExpiresAt: jwt.NewNumericDate(t.Expires),
 		},
-		Access: t.Access, Epoch: epoch, Key: c.Key,
+		Access: t.Access, Epoch: epoch, Key: c.Key, Claims: c.Claims,
 	})
 	unsigned.Header["kid"] = id
 	if t.Value, err = unsigned.SignedString(key); err != nil {
@@ -99,12 +109,19 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 }
 
 // Bearer returns who shows the token. A token that was verified is remembered by
-// its hash; whether its owner may still come in is looked up each time. Errors:
-// ErrToken; others of Records.
+// its hash; whether its owner may still come in is looked up each time. The token
+// may also be one of an issuer. Errors: ErrToken, or for that ErrCredentials;
+// ErrIssuer; others of Records.
 func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 	key := sha256.Sum256([]byte(token))
 	v, found := s.tokens.get(key)
 	if !found {
+		if s.issuers != nil {
+			if issuer := s.issuers.Whose(token); issuer != "" {
+				c, err := s.job(ctx, issuer, token, "")
+				return Session{Caller: c, Owner: c, Catalog: true}, err
+			}
+		}
 		var err error
 		if v, err = s.verify(ctx, token); err != nil {
 			return Session{}, err
@@ -115,7 +132,14 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 		return Session{}, fmt.Errorf("%w: it has expired", ErrToken)
 	}
 	owner := Caller{Kind: Anonymous}
-	if v.kind != Anonymous {
+	switch v.kind {
+	case Anonymous:
+	case Job:
+		var err error
+		if owner, err = s.admit(v.assertion); err != nil {
+			return Session{}, fmt.Errorf("%w: %w", ErrToken, err)
+		}
+	default:
 		c, epoch, err := s.state(ctx, v.kind, v.name, v.key)
 		if errors.Is(err, ErrCredentials) || err == nil && epoch != v.epoch {
 			return Session{}, fmt.Errorf("%w: it was given out before the account changed", ErrToken)
@@ -158,6 +182,11 @@ func (s *Service) verify(ctx context.Context, token string) (verified, error) {
 	}
 	v := verified{kind: kind, name: name, epoch: c.Epoch, key: c.Key, expires: c.ExpiresAt.Time}
 	v.limits, v.catalog = grants(c.Access)
+	if kind == Job {
+		if v.assertion, err = assertionOf(name, c.Claims, v.expires); err != nil {
+			return verified{}, fmt.Errorf("%w: %w", ErrToken, err)
+		}
+	}
 	return v, nil
 }
 

@@ -205,7 +205,9 @@ func (s *Server) refuse(r *http.Request, repo string, a registry.Action, v *visi
 	switch {
 	case errors.Is(v.err, auth.ErrCredentials), errors.Is(v.err, auth.ErrToken), errors.Is(v.err, errAuthorization):
 		message := "the name or the password is wrong"
-		if errors.Is(v.err, auth.ErrToken) {
+		if refused, ok := errors.AsType[*auth.RefusedError](v.err); ok {
+			message = refused.Error()
+		} else if errors.Is(v.err, auth.ErrToken) {
 			message = "the token is not valid, or not any more: get another one"
 		} else if errors.Is(v.err, errAuthorization) {
 			message = errAuthorization.Error()
@@ -215,13 +217,18 @@ func (s *Server) refuse(r *http.Request, repo string, a registry.Action, v *visi
 	return tooMany(v.err)
 }
 
-// tooMany says in the words of the API that a password is not tried now.
+// tooMany says in the words of the API that a password or a token is not tried
+// now.
 func tooMany(err error) error {
 	if limited, ok := errors.AsType[*auth.LimitedError](err); ok {
 		return httpx.WithHeader(oci.TooManyRequests.With(limited.Error(), nil), "Retry-After", strconv.Itoa(limited.Seconds()))
 	}
 	if errors.Is(err, auth.ErrBusy) {
 		return httpx.WithHeader(oci.TooManyRequests.With(err.Error()+": try again in a second", nil), "Retry-After", "1")
+	}
+	if errors.Is(err, auth.ErrIssuer) {
+		unavailable := oci.Unknown.With(auth.ErrIssuer.Error()+" to this registry: try again later; the registry's log says more", nil)
+		return httpx.WithHeader(unavailable.At(http.StatusServiceUnavailable).Because(err), "Retry-After", "5")
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/units"
 	"berth.internal/server/registry"
@@ -53,6 +54,11 @@ type Config struct {
 	// there is no user, the user admin in the group admins is made with it.
 	// Default none.
 	AdminPasswordFile string `yaml:"admin_password_file"`
+
+	// OIDC are issuers of signed tokens by which CI jobs come in without a stored
+	// secret, each with name, issuer, ca, and jobs with audience, require and
+	// groups: see package auth/oidc. Default none.
+	OIDC []oidc.Issuer `yaml:"oidc"`
 
 	// TrustedProxies are the addresses and networks of proxies in front of the
 	// registry. What they say of a request, in X-Forwarded-For, -Proto and -Host,
@@ -218,6 +224,9 @@ func (c Config) Validate() error {
 	default:
 		wrong("anonymous: %q is none of none, pull, push", string(c.Anonymous))
 	}
+	if err := oidc.Check(c.OIDC); err != nil {
+		errs = append(errs, err)
+	}
 	if _, err := parseProxies(c.TrustedProxies); err != nil {
 		wrong("trusted_proxies: %w", err)
 	}
@@ -296,7 +305,7 @@ func (c Config) noUsers() error {
 // that a public registry in a data directory that does not exist yet will have no
 // users.
 func (c Config) CheckUsers() error {
-	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" {
+	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" && len(c.OIDC) == 0 {
 		return c.noUsers()
 	}
 	return nil

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"berth.internal/auth"
+	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
@@ -48,6 +51,7 @@ type Server struct {
 	handler   http.Handler
 
 	identities *auth.Service
+	issuers    *oidc.Issuers
 	decider    auth.Decider
 	proxies    proxies
 }
@@ -64,8 +68,11 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
+	if s.issuers, err = oidc.New(cfg.OIDC, log); err != nil {
+		return nil, err
+	}
 	s.identities, err = auth.Open(ctx, auth.Config{
-		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, Log: log,
+		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, Issuers: s.issuers, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -214,6 +221,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	})
 	defer func() {
 		stopWorking()
+		s.issuers.Close()
 		background.Wait()
 	}()
 	served := make(chan error)
@@ -315,6 +323,10 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 		parts = append(parts, part(writing, x.Ready()))
 	}
 	parts = append(parts, amiss("policy", s.policy.Version().Problem))
+	trouble := s.issuers.Trouble()
+	for _, name := range slices.Sorted(maps.Keys(trouble)) {
+		parts = append(parts, amiss("issuer of tokens "+name, trouble[name]))
+	}
 	if s.cert != nil {
 		parts = append(parts, amiss("certificate", s.cert.amiss(time.Now())))
 	}

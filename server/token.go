@@ -90,7 +90,11 @@ func (s *Server) login(r *http.Request, name, password string) (auth.Caller, err
 }
 
 func wrongLogin(err error) error {
-	return httpx.WithHeader(oci.Unauthorized.With("the name or the password is wrong", nil).Because(err), "WWW-Authenticate", basicChallenge)
+	message := "the name or the password is wrong"
+	if refused, ok := errors.AsType[*auth.RefusedError](err); ok {
+		message = refused.Error()
+	}
+	return httpx.WithHeader(oci.Unauthorized.With(message, nil).Because(err), "WWW-Authenticate", basicChallenge)
 }
 
 // tokenByQuery reads a GET, with Basic or without a name.
@@ -168,7 +172,7 @@ func (s *Server) giveToken(w http.ResponseWriter, r *http.Request, q tokenReques
 		IssuedAt  time.Time `json:"issued_at"`
 		Refresh   string    `json:"refresh_token,omitempty"`
 	}{Token: token.Value, Access: token.Value, ExpiresIn: int(token.Expires.Sub(token.Issued).Seconds()), IssuedAt: token.Issued.UTC()}
-	if q.offline && q.caller.Kind != auth.Anonymous {
+	if q.offline && (q.caller.Kind == auth.User || q.caller.Kind == auth.Robot) { // a job comes with its own token
 		if answer.Refresh, err = s.identities.IssueRefresh(r.Context(), q.caller); err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ type Engine struct {
 // subject is whom a rule is for.
 type subject struct {
 	kind string
-	name string // of a claim: its key
+	name string // of a claim: its issuer and key
 }
 
 // The kinds of subjects that are no auth.Kind.
@@ -180,12 +180,17 @@ func parseSubject(text string) (who subject, values []pattern, err error) {
 		return subject{kind: kind}, values, nil
 	case string(auth.User), string(auth.Robot), string(auth.Node), kindGroup, kindClaim:
 	default:
-		return who, nil, fmt.Errorf("%q is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN, everyone and anonymous", clip(text))
+		return who, nil, fmt.Errorf("%q is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:ISSUER+KEY=PATTERN, everyone and anonymous", clip(text))
 	}
 	if kind == kindClaim {
 		key, pattern, ok := strings.Cut(name, "=")
 		if !ok || key == "" || pattern == "" {
-			return who, nil, fmt.Errorf("%q is not a claim with a pattern of its value, such as claim:project_path=team/*", clip(text))
+			return who, nil, fmt.Errorf("%q is not a claim with a pattern of its value, such as claim:gitlab+project_path=team/*", clip(text))
+		}
+		// Issuers that know nothing of each other use the same names.
+		if issuer, claim, named := auth.CutIssuer(key); !named || issuer == "" || claim == "" {
+			return who, nil, fmt.Errorf("%q does not say which issuer makes the claim: write claim:ISSUER+%s, with a name from oidc in the server's configuration",
+				clip(text), clip(name))
 		}
 		if values, err = read(pattern, alphabet{has: inValue}); err != nil {
 			return who, nil, err
@@ -231,7 +236,7 @@ func (e *Engine) find(c auth.Caller, repo string, a auth.Action) *rule {
 	case auth.Anonymous:
 		q.ask(e.rules[subject{kind: string(auth.Anonymous)}], "")
 		return q.best
-	case auth.User, auth.Robot, auth.Node:
+	case auth.User, auth.Robot, auth.Node, auth.Job:
 	default:
 		return nil
 	}
@@ -304,8 +309,12 @@ func unmatched(c auth.Caller, repo string, a auth.Action) string {
 		// it pass all the same.
 		return caller(c) + " may not " + doing(a, repo) + ": log in; an administrator can also allow it to everybody with berth policy allow anonymous " + string(a) + " " + where
 	}
-	return fmt.Sprintf("%s may not %s: no rule allows it; an administrator can grant it with berth policy allow %s:%s %s %s",
-		caller(c), doing(a, repo), c.Kind, c.Name, a, where)
+	subject := string(c.Kind) + ":" + c.Name
+	if issuer, sub, ok := auth.CutIssuer(c.Name); ok && c.Kind == auth.Job {
+		subject = "claim:" + auth.Of(issuer, "sub") + "=" + sub
+	}
+	return fmt.Sprintf("%s may not %s: no rule allows it; an administrator can grant it with berth policy allow %s %s %s",
+		caller(c), doing(a, repo), subject, a, where)
 }
 
 // caller names c in a sentence.

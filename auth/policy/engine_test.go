@@ -43,7 +43,7 @@ var (
 	nobody = auth.Caller{Kind: auth.Anonymous}
 	ann    = auth.Caller{Kind: auth.User, Name: "ann", Groups: []string{"dev", "ops"}}
 	bob    = auth.Caller{Kind: auth.User, Name: "bob"}
-	job    = auth.Caller{Kind: auth.Robot, Name: "job", Claims: map[string]string{"project_path": "team/app", "ref": "main"}}
+	job    = auth.Caller{Kind: auth.Job, Name: "ci+job", Claims: map[string]string{"ci+project_path": "team/app", "ci+ref": "main"}}
 	edge   = auth.Caller{Kind: auth.Node, Name: "edge"}
 	socket = auth.Caller{Kind: auth.Socket}
 )
@@ -68,11 +68,11 @@ func TestDecide(t *testing.T) {
 		{"a group", "group:ops allow pull **", ann, auth.Pull, "a", "+1"},
 		{"not in the group", "group:ops allow pull **", bob, auth.Pull, "a", "-0"},
 		{"a node", "node:edge allow pull **", edge, auth.Pull, "a/b/c", "+1"},
-		{"a claim", "claim:project_path=team/* allow push team/**", job, auth.Push, "team/app", "+1"},
-		{"another value", "claim:project_path=other/* allow push team/**", job, auth.Push, "team/app", "-0"},
-		{"a value with braces", "claim:ref={dev,ma*} allow push team/**", job, auth.Push, "team/app", "+1"},
-		{"a value with an address", "claim:iss=https://*/** allow push team/**", auth.Caller{Kind: auth.Robot, Claims: map[string]string{"iss": "https://ci.example.com/a/B"}}, auth.Push, "team/app", "+1"},
-		{"a claim it lacks", "claim:sub=* allow push team/**", job, auth.Push, "team/app", "-0"},
+		{"a claim", "claim:ci+project_path=team/* allow push team/**", job, auth.Push, "team/app", "+1"},
+		{"another value", "claim:ci+project_path=other/* allow push team/**", job, auth.Push, "team/app", "-0"},
+		{"a value with braces", "claim:ci+ref={dev,ma*} allow push team/**", job, auth.Push, "team/app", "+1"},
+		{"a value with an address", "claim:ci+iss=https://*/** allow push team/**", auth.Caller{Kind: auth.Job, Claims: map[string]string{"ci+iss": "https://ci.example.com/a/B"}}, auth.Push, "team/app", "+1"},
+		{"a claim it lacks", "claim:ci+sub=* allow push team/**", job, auth.Push, "team/app", "-0"},
 		{"anonymous", "anonymous allow pull public/**", nobody, auth.Pull, "public/a", "+1"},
 		{"anonymous is not for users", "anonymous allow pull public/**", ann, auth.Pull, "public/a", "-0"},
 		{"everyone", "everyone allow pull public/**", bob, auth.Pull, "public/a", "+1"},
@@ -107,7 +107,7 @@ func TestDecide(t *testing.T) {
 		{"letters count wherever they are", "everyone allow pull team/**; everyone deny pull **/secret", ann, auth.Pull, "team/secret", "-2"},
 		{"equally long: deny", "user:ann allow push team/**; everyone deny push team/**", ann, auth.Push, "team/app", "-2"},
 		{"equally long and both allow: the closest subject", "everyone allow push team/**; group:dev allow push team/**; user:ann allow push team/**", ann, auth.Push, "team/app", "+3"},
-		{"a claim is closer than everyone", "everyone allow push team/**; claim:ref=main allow push team/**", job, auth.Push, "team/app", "+2"},
+		{"a claim is closer than everyone", "everyone allow push team/**; claim:ci+ref=main allow push team/**", job, auth.Push, "team/app", "+2"},
 		{"all the same: the first", "group:ops allow push **; group:dev allow push **", ann, auth.Push, "a", "+1"},
 
 		{"admin", "group:ops allow admin **", ann, auth.Admin, "", "+1"},
@@ -193,12 +193,14 @@ func TestDefault(t *testing.T) {
 
 func TestCompileRefuses(t *testing.T) {
 	for _, tc := range []struct{ rule, want string }{
-		{"ann allow pull **", `rules[0].subject: "ann" is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN, everyone and anonymous`},
+		{"ann allow pull **", `rules[0].subject: "ann" is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:ISSUER+KEY=PATTERN, everyone and anonymous`},
 		{"socket allow pull **", `rules[0].subject: "socket" is none of`},
 		{"user: allow pull **", "rules[0].subject: user: needs a name"},
 		{"anonymous:x allow pull **", "rules[0].subject: anonymous has no name"},
-		{"claim:sub allow pull **", "rules[0].subject: \"claim:sub\" is not a claim with a pattern"},
-		{"claim:sub=[ allow pull **", "rules[0].subject: \"[\": [ is not one of several characters"},
+		{"claim:ci+sub allow pull **", "rules[0].subject: \"claim:ci+sub\" is not a claim with a pattern"},
+		{"claim:ci+sub=[ allow pull **", "rules[0].subject: \"[\": [ is not one of several characters"},
+		{"claim:sub=x allow pull **", "rules[0].subject: \"claim:sub=x\" does not say which issuer makes the claim: write claim:ISSUER+sub=x"},
+		{"claim:+sub=x allow pull **", "rules[0].subject: \"claim:+sub=x\" does not say which issuer"},
 		{"user:a\x7fb allow pull **", "rules[0].subject: a name has neither spaces nor control characters"},
 		{"user:" + strings.Repeat("a", 256) + " allow pull **", "rules[0].subject: a subject has at most 255 bytes"},
 		{"everyone allow pull Team/**", `rules[0].repositories: "Team/**": no repository has the character 'T' in its name`},
@@ -341,7 +343,7 @@ func FuzzDecide(f *testing.F) {
 	f.Add([]byte("0123456789"), "team/app")
 	f.Add([]byte{1, 0, 9, 3, 2, 4, 7, 7, 3, 1, 0, 5, 5, 8, 13, 2, 1, 1, 4, 9, 200, 3, 77, 31}, "a/b/a")
 	f.Add([]byte{3, 3, 3, 3, 3, 17, 17, 17, 17, 17, 5, 4, 3, 2, 1, 0, 9, 8, 7, 6, 5}, "a")
-	subjects := []string{"anonymous", "everyone", "user:ann", "group:dev", "group:ops", "robot:job", "claim:ref=ma*", "claim:project_path=team/*", "node:edge"}
+	subjects := []string{"anonymous", "everyone", "user:ann", "group:dev", "group:ops", "robot:ci", "claim:ci+ref=ma*", "claim:ci+project_path=team/*", "node:edge"}
 	pieces := []string{"a", "b", "ab", "team", "app", "**", "*", "?", "a*", "*b", "[ab]", "a[a-c]", "{a,b}", "{a,ab}*", "{team,**}", "a{,b}"}
 	f.Fuzz(func(t *testing.T, choices []byte, repo string) {
 		next := func(n int) int {
@@ -415,7 +417,7 @@ func BenchmarkDecide(b *testing.B) {
 	for i := range 1000 {
 		lines = append(lines, fmt.Sprintf("group:g%d allow pull,push team%d/**", i%100, i), fmt.Sprintf("user:u%d allow pull lab%d/*/x", i, i))
 	}
-	lines = append(lines, "everyone allow pull public/**", "group:dev allow pull,push team/**", "group:ops deny push team/*/frozen", "user:ann allow push team/app", "claim:project_path=team/* allow push team/**")
+	lines = append(lines, "everyone allow pull public/**", "group:dev allow pull,push team/**", "group:ops deny push team/*/frozen", "user:ann allow push team/app", "claim:ci+project_path=team/* allow push team/**")
 	e := compile(b, lines...)
 	many := ann
 	for i := range 10 {
@@ -447,7 +449,7 @@ func BenchmarkDecide(b *testing.B) {
 
 // TestAllocations keeps the way of what is allowed free of garbage.
 func TestAllocations(t *testing.T) {
-	e := compile(t, "group:dev allow pull team/**", "claim:ref=* allow push team/[a-z]*")
+	e := compile(t, "group:dev allow pull team/**", "claim:ci+ref=* allow push team/[a-z]*")
 	limited := ann
 	limited.Limits = []auth.Grant{{Repositories: "team/*", Actions: []auth.Action{auth.Pull}}}
 	if n := testing.AllocsPerRun(100, func() {

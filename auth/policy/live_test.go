@@ -32,7 +32,7 @@ func TestParse(t *testing.T) {
 		{"wrong types", "rules:\n- subject: [a]\n  allow: pull\n", "P: line 2: a seq is not a text\nP: line 3: `pull` is not what belongs here"},
 		{
 			"mistakes, all at once", "rules:\n# Ann\n- subject: ann\n  repositories: Team\n  allow: [pull]\n- subject: everyone\n  repositories: '**'\n  deny:\n  - pul\n- subject: everyone\n  repositories: '**'\n",
-			"P: line 3: subject: \"ann\" is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN, everyone and anonymous\n" +
+			"P: line 3: subject: \"ann\" is none of user:NAME, group:NAME, robot:NAME, node:NAME, claim:ISSUER+KEY=PATTERN, everyone and anonymous\n" +
 				"P: line 4: repositories: \"Team\": no repository has the character 'T' in its name: names are in small letters, digits and . _ - /\n" +
 				"P: line 9: deny: \"pul\" is none of the actions pull, push, overwrite, delete, admin\n" +
 				"P: line 10: allow: a rule has allow or deny with a list of actions: pull, push, overwrite, delete, admin",
@@ -73,7 +73,7 @@ func asJSON(t *testing.T, p policy.Policy) string {
 func FuzzParse(f *testing.F) {
 	f.Add("rules:\n- subject: user:ann\n  repositories: team/{a,b}**\n  allow: [pull]\n")
 	f.Add("rules:\n- &a {subject: everyone, repositories: '**', deny: [admin]}\n- *a\n")
-	f.Add("rules: [{subject: 'claim:a=b/**', repositories: '[a-z]?', allow: [pull, push]}]")
+	f.Add("rules: [{subject: 'claim:ci+a=b/**', repositories: '[a-z]?', allow: [pull, push]}]")
 	f.Add("? rules\n: - !!map {}\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := policy.Parse("P", []byte(text))

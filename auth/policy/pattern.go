@@ -151,8 +151,15 @@ func CheckPattern(text string) error {
 	return err
 }
 
-// Match tells whether a pattern matches a repository, or a tag. One that
-// CheckPattern, or CheckTags, refuses matches nothing, or less than it seems to.
+// CheckValue returns what is wrong with a pattern of a claim's value.
+func CheckValue(text string) error {
+	_, err := read(text, alphabet{has: inValue})
+	return err
+}
+
+// Match tells whether a pattern matches a repository, a tag, or a claim's value. One
+// that CheckPattern, CheckTags or CheckValue refuses matches nothing, or less than it
+// seems to.
 func Match(text, name string) bool {
 	if strings.IndexByte(text, '{') < 0 {
 		return matchWords(text, name)

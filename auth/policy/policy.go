@@ -26,8 +26,8 @@ type Policy struct {
 // Rule allows or denies a subject some actions on some repositories.
 type Rule struct {
 	// Subject is whom the rule is for: user:NAME, group:NAME, robot:NAME,
-	// node:NAME, claim:KEY=PATTERN for CI jobs whose token says so, anonymous for
-	// who has not said who they are, or everyone for all who have.
+	// node:NAME, claim:ISSUER+KEY=PATTERN for CI jobs whose token of that issuer says
+	// so, anonymous for who has not said who they are, or everyone for all who have.
 	Subject string `json:"subject" yaml:"subject"`
 
 	// Repositories is a pattern of their names: * stands for any text without a

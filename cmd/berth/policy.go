@@ -26,8 +26,8 @@ func newPolicy(std stdio) *cobra.Command {
 		Long: `Say who may do what in the registry. A policy is a list of rules. Each allows or
 denies a subject some actions on some repositories:
 
-  subject       user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN (CI
-                jobs whose token says so), anonymous, or everyone who has logged in
+  subject       user:NAME, group:NAME, robot:NAME, node:NAME, claim:ISSUER+KEY=PATTERN
+                (CI jobs whose token says so), anonymous, or everyone who has logged in
   actions       pull, push, overwrite (move a tag), delete, admin
   repositories  a pattern: * is any text without a slash, ** any number of words
 
@@ -188,11 +188,12 @@ func newPolicyTest(std stdio, at *adminOf) *cobra.Command {
 		Use:   "test --as SUBJECT [flags] ACTION [REPOSITORY[:TAG]]",
 		Short: "Print whether somebody may do something, and why",
 		Long: `Print whether somebody may do something, and the rule that decides. It exits with
-1 if it is denied. SUBJECT is a user's name, or user:NAME, robot:NAME, node:NAME
-or anonymous.`,
+1 if it is denied. SUBJECT is a user's name, or user:NAME, robot:NAME, node:NAME,
+job:ISSUER with the claims of its token, or anonymous.`,
 		Example: `  berth policy test --as ann --group dev push team/app:1
   berth policy test --as anonymous pull public/app
   berth policy test --as ann admin
+  berth policy test --as job:gitlab --claim project_path=team/app push team/app:1
   berth policy test --file new-policy.yaml --as ann pull team/app`,
 		Args: cobra.RangeArgs(1, 2),
 	}

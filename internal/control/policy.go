@@ -12,7 +12,7 @@ type Policy struct {
 // PolicyRule allows or denies a subject some actions on some repositories.
 // docs/design/0012-policy.md says which of several decides.
 type PolicyRule struct {
-	Subject      string   `json:"subject"`         // user:NAME, group:NAME, robot:NAME, node:NAME, claim:KEY=PATTERN, everyone or anonymous
+	Subject      string   `json:"subject"`         // user:NAME, group:NAME, robot:NAME, node:NAME, claim:ISSUER+KEY=PATTERN, everyone or anonymous
 	Repositories string   `json:"repositories"`    // a pattern such as team/**
 	Allow        []string `json:"allow,omitempty"` // or Deny: pull, push, overwrite, delete, admin
 	Deny         []string `json:"deny,omitempty"`
@@ -26,9 +26,9 @@ type PolicyUpdate struct {
 
 // PolicyQuestion asks what a caller may do.
 type PolicyQuestion struct {
-	Subject string            `json:"subject"`          // user:NAME, robot:NAME, node:NAME or anonymous
+	Subject string            `json:"subject"`          // user:NAME, robot:NAME, node:NAME, job:ISSUER or anonymous
 	Groups  []string          `json:"groups,omitempty"` // that a user is in; absent: those that the server knows
-	Claims  map[string]string `json:"claims,omitempty"` // of a CI job's token
+	Claims  map[string]string `json:"claims,omitempty"` // of a job's token, by its issuer's words
 	Action  string            `json:"action"`
 	Repo    string            `json:"repo,omitempty"` // for admin none
 

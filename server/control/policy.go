@@ -78,6 +78,12 @@ func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control
 	kind, name, named := strings.Cut(q.Subject, ":")
 	c := auth.Caller{Kind: auth.Kind(kind), Name: name, Groups: q.Groups, Claims: q.Claims}
 	switch c.Kind {
+	case auth.Job:
+		known, err := h.Identities.Job(name, q.Claims)
+		if refused, ok := errors.AsType[*auth.RefusedError](err); ok {
+			return control.PolicyAnswer{Why: refused.Error()}, nil
+		}
+		c = known
 	case auth.User, auth.Robot, auth.Node:
 		if name == "" {
 			return answer, control.Invalid.With("it needs a name, such as user:ann").In("subject")
@@ -87,7 +93,7 @@ func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control
 			return answer, control.Invalid.With("anonymous has no name").In("subject")
 		}
 	default:
-		return answer, control.Invalid.With("it is none of user:NAME, robot:NAME, node:NAME and anonymous").In("subject")
+		return answer, control.Invalid.With("it is none of user:NAME, robot:NAME, node:NAME, job:ISSUER and anonymous").In("subject")
 	}
 	a := auth.Action(q.Action)
 	if !slices.Contains(auth.Actions(), a) {
