@@ -24,7 +24,15 @@ import (
 // may do it with some repository, as far as a single rule can tell.
 type Engine struct {
 	policy Policy
-	rules  map[subject][]rule // of each subject in order of precedence
+	rules  map[string]map[string]*ruleset // by kind and name of the subject
+}
+
+// ruleset is the rules of one subject in order of precedence. heads are their
+// pattern.heads, close together: most rules are passed by for theirs, and a caller
+// in many groups has many.
+type ruleset struct {
+	heads []uint32
+	rules []rule
 }
 
 // subject is whom a rule is for.
@@ -73,7 +81,7 @@ func bit(a auth.Action) actions {
 
 // Compile makes an engine. The error is all that is wrong with p, as Problems.
 func Compile(p Policy) (*Engine, error) {
-	e := &Engine{policy: p, rules: map[subject][]rule{}}
+	e := &Engine{policy: p, rules: map[string]map[string]*ruleset{}}
 	var wrong Problems
 	for i, r := range p.Rules {
 		problem := func(field, format string, args ...any) {
@@ -117,7 +125,7 @@ func Compile(p Policy) (*Engine, error) {
 		decision := &auth.Decision{Allowed: len(r.Deny) == 0, Rule: text, Why: "the rule \"" + text + "\" allows it"}
 		for _, one := range where {
 			for _, value := range values {
-				e.rules[who] = append(e.rules[who], rule{
+				e.add(who, rule{
 					pattern: one, value: value.text, actions: set, denies: len(r.Deny) > 0, distance: distance(who.kind), order: int32(i),
 					decision: decision,
 				})
@@ -127,18 +135,39 @@ func Compile(p Policy) (*Engine, error) {
 	if wrong != nil {
 		return nil, wrong
 	}
-	for _, list := range e.rules {
-		slices.SortStableFunc(list, func(a, b rule) int {
-			switch {
-			case a.before(&b):
-				return -1
-			case b.before(&a):
-				return 1
-			}
-			return 0
-		})
+	for _, named := range e.rules {
+		for _, list := range named {
+			list.sort()
+		}
 	}
 	return e, nil
+}
+
+func (e *Engine) add(who subject, r rule) {
+	if e.rules[who.kind] == nil {
+		e.rules[who.kind] = map[string]*ruleset{}
+	}
+	list := e.rules[who.kind][who.name]
+	if list == nil {
+		list = &ruleset{}
+		e.rules[who.kind][who.name] = list
+	}
+	list.rules = append(list.rules, r)
+}
+
+func (l *ruleset) sort() {
+	slices.SortStableFunc(l.rules, func(a, b rule) int {
+		switch {
+		case a.before(&b):
+			return -1
+		case b.before(&a):
+			return 1
+		}
+		return 0
+	})
+	for i := range l.rules {
+		l.heads = append(l.heads, l.rules[i].head)
+	}
 }
 
 // before tells whether a decides where both could.
@@ -231,22 +260,26 @@ func (e *Engine) Decide(c auth.Caller, repo string, a auth.Action) auth.Decision
 
 // find returns the rule that decides, or nil.
 func (e *Engine) find(c auth.Caller, repo string, a auth.Action) *rule {
-	q := question{repo: repo, action: bit(a), admin: a == auth.Admin}
+	q := question{repo: repo, head: headOf(repo), action: bit(a), admin: a == auth.Admin}
 	switch c.Kind {
 	case auth.Anonymous:
-		q.ask(e.rules[subject{kind: string(auth.Anonymous)}], "")
+		q.ask(e.rules[string(auth.Anonymous)][""], "")
 		return q.best
 	case auth.User, auth.Robot, auth.Node, auth.Job:
 	default:
 		return nil
 	}
-	q.ask(e.rules[subject{string(c.Kind), c.Name}], "")
-	q.ask(e.rules[subject{kind: kindEveryone}], "")
-	for _, g := range c.Groups {
-		q.ask(e.rules[subject{kindGroup, g}], "")
+	q.ask(e.rules[string(c.Kind)][c.Name], "")
+	q.ask(e.rules[kindEveryone][""], "")
+	if groups := e.rules[kindGroup]; groups != nil {
+		for _, g := range c.Groups {
+			q.ask(groups[g], "")
+		}
 	}
-	for key, value := range c.Claims {
-		q.ask(e.rules[subject{kindClaim, key}], value)
+	if claims := e.rules[kindClaim]; claims != nil {
+		for key, value := range c.Claims {
+			q.ask(claims[key], value)
+		}
 	}
 	return q.best
 }
@@ -254,23 +287,27 @@ func (e *Engine) find(c auth.Caller, repo string, a auth.Action) *rule {
 // question is one that is asked of several subjects' rules.
 type question struct {
 	repo   string
+	head   uint32 // of repo
 	action actions
 	admin  bool
 	best   *rule
 }
 
-// ask looks for a better rule among those of a subject. value is that of the
-// claim.
-func (q *question) ask(rules []rule, value string) {
-	for i := range rules {
-		r := &rules[i]
+// ask looks for a better rule among those of a subject, which may have none. value
+// is that of the claim.
+func (q *question) ask(list *ruleset, value string) {
+	if list == nil {
+		return
+	}
+	for i, head := range list.heads {
+		if head != q.head && head != 0 && q.repo != "" {
+			continue // most of them
+		}
+		r := &list.rules[i]
 		if q.best != nil && r.rank <= q.best.rank && !r.before(q.best) {
 			return // nor are those behind it
 		}
-		if r.actions&q.action == 0 || r.how == byStem && q.repo != "" && q.repo[0] != r.text[0] {
-			continue // most of them
-		}
-		if q.matches(r) && (r.value == "" || matchWords(r.value, value)) {
+		if r.actions&q.action != 0 && q.matches(r) && (r.value == "" || matchWords(r.value, value)) {
 			q.best = r
 			return
 		}

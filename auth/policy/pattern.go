@@ -17,7 +17,17 @@ import (
 type pattern struct {
 	text string // by stem: without its **
 	rank uint64
+	head uint32 // headOf the names that it matches; zero: these begin with several words
 	how  matching
+}
+
+// headOf is a hash of the first word of a name, and never zero.
+func headOf(name string) uint32 {
+	h := uint32(2166136261) // FNV-1a
+	for i := 0; i < len(name) && name[i] != '/'; i++ {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	return h | 1
 }
 
 type matching uint8
@@ -288,6 +298,9 @@ func onePattern(text string, abc alphabet) (pattern, error) {
 		}
 	}
 	const most = 255 // of a pattern's bytes
+	if first := word(text, 0); !strings.ContainsAny(first, "*?[") {
+		p.head = headOf(first)
+	}
 	p.rank = letters<<40 | (most-doubles)<<32 | slashes<<24 | (most-stars)<<16 | (most-marks)<<8 | (most - classes)
 	stem, tree := strings.CutSuffix(text, "**")
 	switch {
