@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth.internal/storage"
@@ -25,7 +26,7 @@ type mirror[T any] struct {
 	mu      sync.RWMutex
 	entries map[string]entry[T] // by name, without prefix
 	cursor  uint64
-	count   int // of entries that are not gone
+	count   atomic.Int64 // of entries that are not gone; every request asks
 }
 
 // entry is a record as of a revision. gone: there was one, until that revision.
@@ -33,6 +34,14 @@ type entry[T any] struct {
 	value    *T // must not be changed
 	revision uint64
 	gone     bool
+}
+
+// counts is how many accounts e is.
+func (e entry[T]) counts() int64 {
+	if e.gone {
+		return 0
+	}
+	return 1
 }
 
 func newMirror[T any](records storage.Records, prefix string, log *slog.Logger) *mirror[T] {
@@ -70,12 +79,11 @@ func (m *mirror[T]) load(ctx context.Context) error {
 		}
 	}
 	m.entries, m.cursor = fresh, cursor
-	m.count = 0
+	n := int64(0)
 	for _, e := range fresh {
-		if !e.gone {
-			m.count++
-		}
+		n += e.counts()
 	}
+	m.count.Store(n) // once: without users a server lets in more, so nobody may see less for a moment
 	return nil
 }
 
@@ -134,9 +142,6 @@ func (m *mirror[T]) apply(name string, e entry[T]) {
 	if had && (old.revision > e.revision || old.revision == e.revision && old.gone) {
 		return
 	}
-	if had && !old.gone {
-		m.count--
-	}
 	if e.gone && had && old.gone {
 		delete(m.entries, name) // Records has told what this server knew already
 		return
@@ -144,10 +149,11 @@ func (m *mirror[T]) apply(name string, e entry[T]) {
 	if e.gone && !had {
 		return
 	}
-	m.entries[name] = e
-	if !e.gone {
-		m.count++
+	if !had {
+		old.gone = true
 	}
+	m.entries[name] = e
+	m.count.Add(e.counts() - old.counts())
 }
 
 // get returns the value of name, nil if there is none, and its revision.
@@ -161,17 +167,13 @@ func (m *mirror[T]) get(name string) (*T, uint64) {
 	return e.value, e.revision
 }
 
-func (m *mirror[T]) len() int {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.count
-}
+func (m *mirror[T]) len() int { return int(m.count.Load()) }
 
 // names returns those there are, in order.
 func (m *mirror[T]) names() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	names := make([]string, 0, m.count)
+	names := make([]string, 0, m.len())
 	for name, e := range m.entries {
 		if !e.gone {
 			names = append(names, name)
@@ -219,7 +221,7 @@ func (m *mirror[T]) remove(ctx context.Context, name string, rev uint64) error {
 	defer m.mu.Unlock()
 	if e, ok := m.entries[name]; ok && e.revision == rev {
 		if !e.gone {
-			m.count--
+			m.count.Add(-1)
 		}
 		m.entries[name] = entry[T]{revision: rev, gone: true}
 	}
@@ -236,7 +238,7 @@ func (m *mirror[T]) refresh(ctx context.Context, name string) error {
 		defer m.mu.Unlock()
 		if old, ok := m.entries[name]; ok && !old.gone {
 			old.gone = true
-			m.count--
+			m.count.Add(-1)
 			m.entries[name] = old
 		}
 		return nil

@@ -2,12 +2,14 @@ package server_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -115,6 +117,44 @@ func BenchmarkRequest(b *testing.B) {
 				}
 				if bc.method == "POST" {
 					do("DELETE", w.header.Get("Location"), nil, 204)
+				}
+			}
+		})
+	}
+	// The same with users, and a credential.
+	password := filepath.Join(dir, "password")
+	if err := os.WriteFile(password, []byte("correct horse"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cfg := server.DefaultConfig()
+	cfg.Anonymous, cfg.AdminPasswordFile = server.AnonymousPull, password
+	if s, err = server.Open(b.Context(), cfg, storage.Drivers{Store: store, Index: index, Records: index}, log); err != nil {
+		b.Fatal(err)
+	}
+	login := httptest.NewRequestWithContext(b.Context(), "GET", "/auth/token?scope=repository:team/app:pull,push", nil)
+	login.SetBasicAuth("admin", "correct horse")
+	granted := httptest.NewRecorder()
+	s.Handler().ServeHTTP(granted, login)
+	var token struct{ Token string }
+	if err := json.Unmarshal(granted.Body.Bytes(), &token); err != nil || token.Token == "" {
+		b.Fatalf("token: %s %v", granted.Body, err)
+	}
+	for _, as := range []struct{ name, authorization string }{
+		{"nobody", ""}, {"token", "Bearer " + token.Token}, {"Basic", login.Header.Get("Authorization")},
+	} {
+		b.Run("GET_manifest_by_"+as.name, func(b *testing.B) {
+			r := httptest.NewRequestWithContext(b.Context(), "GET", "/v2/team/app/manifests/t250", nil)
+			r.Header = http.Header{"Accept": {"application/vnd.oci.image.manifest.v1+json"}, "User-Agent": {"bench"}}
+			if as.authorization != "" {
+				r.Header.Set("Authorization", as.authorization)
+			}
+			w := &sink{header: http.Header{}}
+			defer measure(b)()
+			for b.Loop() {
+				clear(w.header)
+				w.status = 200
+				if s.Handler().ServeHTTP(w, r); w.status >= 300 {
+					b.Fatalf("= %d", w.status)
 				}
 			}
 		})

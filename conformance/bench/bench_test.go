@@ -52,6 +52,8 @@ func TestTiny(t *testing.T) {
 	}
 	for _, load := range []string{
 		"peak memory", "of it not of a file", "peak memory, all loads", "of it not of a file, all loads",
+		"GET manifest by tag, anonymous", "GET manifest by tag, token", "GET manifest by tag, Basic", "HEAD blob, anonymous", "HEAD blob, token", "HEAD blob, Basic",
+		"of it anonymous, GET manifest by tag, token", "of it anonymous, HEAD blob, token",
 		"p99 of pushes", "p99 while 50 blobs are freed", "of p99 without", "freed", "start with 50 blobs",
 	} {
 		if measured["berth: "+load] <= 0 {
@@ -63,7 +65,7 @@ func TestTiny(t *testing.T) {
 	if err := show(&table, targets, results); err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Count(table.String(), "\n"); lines != 1+len(loads(small()))+9 {
+	if lines := strings.Count(table.String(), "\n"); lines != 1+len(loads(small()))+9+10 {
 		t.Errorf("the table has %d lines:\n%s", lines, table.String())
 	}
 }

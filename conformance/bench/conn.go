@@ -20,6 +20,8 @@ type conn struct {
 	c net.Conn
 	r *bufio.Reader
 	w *bufio.Writer
+
+	header string // of every request: lines, each ended by CRLF
 }
 
 // answer is the head of a response. Its body has been read and dropped.
@@ -47,7 +49,7 @@ func (c *conn) do(method, path, header string, body []byte, want int) (answer, e
 	if err := c.c.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return answer{}, err
 	}
-	fmt.Fprintf(c.w, "%s %s HTTP/1.1\r\nHost: registry\r\n%s", method, path, header)
+	fmt.Fprintf(c.w, "%s %s HTTP/1.1\r\nHost: registry\r\n%s%s", method, path, c.header, header)
 	if body != nil || method == "POST" || method == "PUT" {
 		fmt.Fprintf(c.w, "Content-Length: %d\r\n", len(body))
 	}

@@ -55,6 +55,7 @@ type bench struct {
 	target  *target
 	round   int
 	clients int
+	header  string // of every request: lines, each ended by CRLF
 
 	began time.Time
 	cpu   time.Duration // that the server had taken when it began
@@ -167,6 +168,7 @@ func (b *bench) each(f func(c *conn) (float64, error)) (float64, error) {
 				return
 			}
 			defer c.Close()
+			c.header = b.header
 			sums[i], errs[i] = f(c)
 		})
 	}
@@ -247,6 +249,7 @@ func putBlob(b *bench, repo string, body []byte) error {
 		return err
 	}
 	defer c.Close()
+	c.header = b.header
 	return push(c, repo, digestOf(body), body)
 }
 

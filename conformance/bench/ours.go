@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ours runs what only berth can do, or only in reasonable time: collecting
-// while it serves, and starting with many blobs. Each round has a server of its
+// ours runs what only berth can do, or only in reasonable time: who asks,
+// collecting while it serves, and starting with many blobs. Each round has a server of its
 // own.
 func (o options) ours(ctx context.Context, dir string, progress io.Writer) ([]result, error) {
 	var results []result
@@ -28,6 +28,7 @@ func (o options) ours(ctx context.Context, dir string, progress io.Writer) ([]re
 		name string
 		run  func(ctx context.Context, data string) ([]result, error)
 	}{
+		{"auth", o.auth},
 		{"collect", o.collect},
 		{"start", o.start},
 	} {

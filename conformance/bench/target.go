@@ -23,6 +23,7 @@ type target struct {
 	addr  string // host:port
 	start func(ctx context.Context, addr, data string) *exec.Cmd
 	floor bool // no registry
+	users bool // who does not log in is not let in
 
 	cmd  *exec.Cmd
 	log  bytes.Buffer
@@ -102,7 +103,11 @@ func (t *target) up(ctx context.Context, data string) (time.Duration, error) {
 	}
 	for time.Since(began) < 60*time.Second {
 		if c, err := dial(t.addr); err == nil {
-			_, err = c.do("GET", "/v2/", "", nil, 200)
+			want := 200
+			if t.users {
+				want = 401
+			}
+			_, err = c.do("GET", "/v2/", "", nil, want)
 			c.Close()
 			if err == nil {
 				return time.Since(began), nil
