@@ -213,8 +213,14 @@ func (c Config) Validate() error {
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		wrong("tls: needs both cert and key; berth tls init makes them")
 	}
+	if c.TLS.ACME.named() {
+		if c.TLS.Cert != "" {
+			wrong("tls.acme: gets certificates in place of tls.cert: leave one of the two away")
+		}
+		errs = append(errs, c.TLS.ACME.validate()...)
+	}
 	if c.TLS.ClientCA != "" && !c.TLS.on() {
-		wrong("tls.client_ca: needs tls.cert and tls.key beside it: only over TLS do clients show certificates")
+		wrong("tls.client_ca: needs tls.cert and tls.key, or tls.acme, beside it: only over TLS do clients show certificates")
 	}
 	if c.Data == "" {
 		wrong("data: must name a directory")

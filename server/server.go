@@ -43,8 +43,8 @@ type Server struct {
 	collector *gc.Collector
 	scrub     *care.Scrub
 	policy    *policy.Live
-	cert      *certificate // nil: plain HTTP
-	clients   *clients     // nil: their certificates do not count
+	cert      keeper   // nil: plain HTTP
+	clients   *clients // nil: their certificates do not count
 	patience  patience
 	control   *control.Handler
 	name      string // of the registry
@@ -90,8 +90,8 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	s.decider = policy.WithRobots{Decider: s.policy}
 	gatherer := prometheus.NewRegistry()
 	if cfg.TLS.on() {
-		s.cert = newCertificate(cfg.TLS, log)
-		gatherer.MustRegister(s.cert.metric())
+		s.cert = newKeeper(cfg, log)
+		gatherer.MustRegister(expiry(s.cert))
 	}
 	if cfg.TLS.ClientCA != "" {
 		s.clients = newClients(cfg.TLS.ClientCA, log)
@@ -261,7 +261,7 @@ func (s *Server) Reload() {
 	s.log.Info("the configuration's files are read again")
 	s.policy.Reload()
 	if s.cert != nil {
-		s.cert.files.Ask()
+		s.cert.reload()
 	}
 	if s.clients != nil {
 		s.clients.files.Ask()

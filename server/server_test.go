@@ -60,6 +60,17 @@ func TestValidate(t *testing.T) {
 			"trash: ", `immutable_tags: rule 2: repositories: "team/[": `, `immutable_tags: rule 3: tags: a pattern of tags is missing`,
 			`immutable_tags: rule 4: repositories: "Team": no repository has the character 'T'`, `immutable_tags: rule 4: tags: "a/b": `,
 		}},
+		{"ACME", func(c *Config) {
+			c.TLS.ACME = ACME{Hosts: []string{"registry.example.com"}, Directory: "https://ca.example.com/", Email: "a@example.com", AcceptTerms: true}
+			c.TLS.ClientCA = "ca.crt"
+		}, nil},
+		{"bad ACME", func(c *Config) {
+			c.TLS = TLS{Cert: "a", Key: "b", ACME: ACME{Hosts: []string{"localhost", "::1", "Registry.example.com"}, Directory: "ca", Email: "a"}}
+		}, []string{
+			"tls.acme: gets", `tls.acme.hosts: "localhost"`, `tls.acme.hosts: "::1"`, `tls.acme.hosts: "Registry`,
+			"tls.acme.email: ", "tls.acme.directory: ", "tls.acme.accept_terms: ",
+		}},
+		{"CAs of clients without TLS", func(c *Config) { c.TLS.ClientCA = "ca.crt" }, []string{"tls.client_ca: needs"}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
 		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "shutdown_timeout: "}},

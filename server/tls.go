@@ -14,8 +14,8 @@ import (
 	"berth.internal/internal/follow"
 )
 
-// TLS names the files of the server's certificate, in PEM. They are read again
-// when they change, and on SIGHUP.
+// TLS says where the server's certificate comes from: from files in PEM, which are
+// read again when they change, and on SIGHUP, or by ACME.
 type TLS struct {
 	// Cert holds the certificate, and after it those between it and its CA.
 	// Default none: the registry speaks plain HTTP.
@@ -30,9 +30,30 @@ type TLS struct {
 	// else. A header Authorization counts before it. The file is read again when it
 	// changes, and on SIGHUP. Default none: certificates of clients are not asked for.
 	ClientCA string `yaml:"client_ca"`
+
+	// ACME gets certificates by itself, in place of Cert and Key.
+	ACME ACME `yaml:"acme"`
 }
 
-func (t TLS) on() bool { return t.Cert != "" }
+func (t TLS) on() bool { return t.Cert != "" || t.ACME.named() }
+
+// keeper keeps the certificates of the server.
+type keeper interface {
+	load(ctx context.Context) error // before the listener is served
+	run(ctx context.Context)        // from then on, until ctx ends
+	reload()
+	certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
+	protocols() []string       // of its own, beside HTTP
+	amiss(now time.Time) error // what an administrator should look after
+	expires() time.Time        // of the first that ends; zero: there is none
+}
+
+func newKeeper(cfg Config, log *slog.Logger) keeper {
+	if cfg.TLS.ACME.named() {
+		return newACME(cfg, log)
+	}
+	return newCertificate(cfg.TLS, log)
+}
 
 // expiryWarning is how long before its end a certificate is reported.
 const expiryWarning = 14 * 24 * time.Hour
@@ -92,14 +113,29 @@ func (c *certificate) run(ctx context.Context) {
 	})
 }
 
+func (c *certificate) reload() { c.files.Ask() }
+
+func (c *certificate) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return c.now.Load(), nil
+}
+
+func (c *certificate) protocols() []string { return nil }
+
+func (c *certificate) expires() time.Time {
+	if cert := c.now.Load(); cert != nil {
+		return cert.Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
 // tlsConfig is how the server speaks TLS.
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		// http.Server makes itself ready for HTTP/2 once, at its first listener, which
 		// may be the admin socket: there it looks only here whether it is wanted.
-		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.now.Load(), nil },
+		NextProtos:     append([]string{"h2", "http/1.1"}, s.cert.protocols()...),
+		GetCertificate: s.cert.certificate,
 	}
 	if s.clients != nil {
 		s.clients.demand(cfg)
@@ -125,13 +161,13 @@ func (c *certificate) amiss(now time.Time) error {
 	return nil
 }
 
-// metric is when the certificate in force ends.
-func (c *certificate) metric() prometheus.Collector {
+// expiry is the metric of when the first certificate of k ends.
+func expiry(k keeper) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "berth_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate in force ends, in Unix time.",
 	}, func() float64 {
-		if cert := c.now.Load(); cert != nil {
-			return float64(cert.Leaf.NotAfter.Unix())
+		if end := k.expires(); !end.IsZero() {
+			return float64(end.Unix())
 		}
 		return 0
 	})

@@ -16,6 +16,7 @@
 //	image LAYOUT TAG TAR...      adds an image of these layers to an OCI layout
 //	damage DIR flip|cut          damages the largest file below DIR
 //	mounted IMAGE DIR            mounts an image of a file system
+//	acme NAME ADDRESS            starts a CA that speaks ACME: see cmdACME
 //	eventually PROGRAM [ARG...]  runs it until it succeeds, for 10 s
 package e2e_test
 
@@ -94,6 +95,7 @@ func TestStories(t *testing.T) {
 			"damage":     cmdDamage,
 			"mounted":    cmdMounted,
 			"eventually": cmdEventually,
+			"acme":       cmdACME,
 		},
 	})
 }
