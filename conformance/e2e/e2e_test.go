@@ -18,6 +18,9 @@
 //	mounted IMAGE DIR            mounts an image of a file system
 //	acme NAME ADDRESS            starts a CA that speaks ACME: see cmdACME
 //	eventually PROGRAM [ARG...]  runs it until it succeeds, for 10 s
+//	provider NAME                starts an OpenID provider, sets $NAME to its URL
+//	browse URL NAME              opens a page of the provider's, and logs in there as NAME
+//	ended NAME                   waits until NAME has ended, well, or with ! badly
 package e2e_test
 
 import (
@@ -96,6 +99,9 @@ func TestStories(t *testing.T) {
 			"mounted":    cmdMounted,
 			"eventually": cmdEventually,
 			"acme":       cmdACME,
+			"provider":   cmdProvider,
+			"browse":     cmdBrowse,
+			"ended":      cmdEnded,
 		},
 	})
 }
