@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -588,5 +591,22 @@ func TestWarnings(t *testing.T) {
 	}
 	if !slices.Equal(told, []string{`it ends "soon"`}) {
 		t.Errorf("told of %q, want the one warning, once", told)
+	}
+}
+
+// TestWrongScheme speaks plainly with a server that wants TLS.
+func TestWrongScheme(t *testing.T) {
+	srv := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(srv.Close)
+	host := srv.Listener.Addr().String()
+	if err := dial(t, Options{Registry: host}).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "name it https://"+host) {
+		t.Errorf("Ping = %v, want the address to use", err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := dial(t, Options{Registry: host, CAFile: ca}).URL(); got != "https://"+host {
+		t.Errorf("with a CA the registry is %s", got)
 	}
 }

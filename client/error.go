@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -73,7 +74,17 @@ func (r *Registry) answered(c call, resp *http.Response) *Error {
 		e.Code, e.Message = oci.Code(printable(body.Errors[0].Code)), printable(body.Errors[0].Message)
 	}
 	e.Text = r.explain(c, e)
+	if wantsTLS(resp, raw) {
+		e.Text = fmt.Sprintf("%s speaks HTTPS: name it https://%s", r.Host(), r.Host())
+	}
 	return e
+}
+
+// wantsTLS tells whether the answer is what a server says, Go's and nginx', whose
+// port speaks TLS.
+func wantsTLS(resp *http.Response, body []byte) bool {
+	return resp.StatusCode == http.StatusBadRequest && (bytes.Contains(body, []byte("HTTP request to an HTTPS server")) ||
+		bytes.Contains(body, []byte("plain HTTP request was sent to HTTPS port")))
 }
 
 // explain words e for people: what was asked, of which registry, and what to do.
@@ -85,7 +96,7 @@ func (r *Registry) explain(c call, e *Error) string {
 	}
 	switch {
 	case e.Status == http.StatusUnauthorized && r.auth.username == "":
-		return fmt.Sprintf("%s wants a login to %s; log in with: docker login %s", host, c.doing, host)
+		return fmt.Sprintf("%s wants a login to %s; log in with: berth login %s, or docker login", host, c.doing, host)
 	case e.Status == http.StatusUnauthorized:
 		return fmt.Sprintf("%s does not accept the password of %s to %s%s", host, r.auth.who(), c.doing, said)
 	case e.Status == http.StatusForbidden:

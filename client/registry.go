@@ -25,7 +25,7 @@ import (
 // Options says which registry to speak with, and as whom.
 type Options struct {
 	// Registry is a URL, or a host with or without port. Without a scheme it is
-	// http for a loopback address and https for any other.
+	// http for a loopback address, unless CAFile is set, and https for any other.
 	Registry string
 
 	// Username and Password are what the registry, or the token service it
@@ -75,6 +75,9 @@ func New(o Options) (*Registry, error) {
 	base, err := parseAddress(o.Registry)
 	if err != nil {
 		return nil, err
+	}
+	if o.CAFile != "" && !strings.Contains(o.Registry, "://") {
+		base.Scheme = "https" // who trusts a CA wants TLS, on a loopback address, too
 	}
 	transport := o.Transport
 	if transport == nil {

@@ -122,7 +122,7 @@ func (c *Client) read(resp *http.Response, what string, answer any) error {
 	case resp.StatusCode >= 400:
 		var failure control.Failure
 		if json.Unmarshal(raw, &failure) != nil || failure.Error == nil {
-			return fmt.Errorf("%s of %s: answered %s, but not as a berth server", what, c.where, resp.Status)
+			return fmt.Errorf("%s of %s: answered %s, but not as a berth server does: %.200q", what, c.where, resp.Status, bytes.TrimSpace(raw))
 		}
 		return failure.Error.At(resp.StatusCode)
 	case answer == nil:

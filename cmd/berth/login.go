@@ -127,7 +127,7 @@ func (o loginOptions) target(address string) (string, contexts.Context, error) {
 	}
 	c := file.Contexts[name]
 	if address != "" {
-		reg, err := client.New(client.Options{Registry: address})
+		reg, err := client.New(client.Options{Registry: address, CAFile: o.caFile})
 		if err != nil {
 			return "", c, misuse(err)
 		}
