@@ -150,11 +150,11 @@ func writeCursor(row string) string { return base64.RawURLEncoding.EncodeToStrin
 
 // readCursor is the reverse of writeCursor; the empty cursor is the beginning.
 func readCursor(from string) (row string, err error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(from)
-	if err != nil || from != "" && len(b) <= 8 {
+	b, err := base64.RawURLEncoding.DecodeString(from)
+	if row = string(b); err != nil || from != "" && len(row) <= 8 || writeCursor(row) != from {
 		return "", fmt.Errorf("from %.40q: %w", from, storage.ErrCursor)
 	}
-	return string(b), nil
+	return row, nil
 }
 
 // judge decides on e.

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -62,6 +63,19 @@ func FuzzRows(f *testing.F) {
 			if again, err := readPlace(p.row()); again != p || err != nil {
 				t.Errorf("%q reads as %+v, and that as %+v, %v", v, p, again, err)
 			}
+		}
+	})
+}
+
+// Any cursor is refused, or is one that is written again as it was.
+func FuzzCursor(f *testing.F) {
+	f.Add("")
+	f.Add("reviews.7")
+	f.Add(writeCursor("\x00\x00\x00\x00\x00\x00\x00\x07b"))
+	f.Fuzz(func(t *testing.T, from string) {
+		row, err := readCursor(from)
+		if err == nil && writeCursor(row) != from || err != nil && !errors.Is(err, storage.ErrCursor) {
+			t.Errorf("%q reads as %q, %v, which is written %q", from, row, err, writeCursor(row))
 		}
 	})
 }
