@@ -111,14 +111,15 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 		return
 	}
 	var session auth.Session
-	if v.shown.scheme == "" {
+	switch v.shown.scheme {
+	case "":
 		if session.Caller, session.Catalog, v.err = s.certified(r); v.err != nil || !session.Catalog {
 			return
 		}
 		session.Owner = session.Caller
-	} else if v.shown.scheme == "bearer" {
+	case "bearer":
 		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
-	} else {
+	default:
 		var c auth.Caller
 		c, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.proxies.client(r))
 		session = sessionOf(c)

@@ -70,11 +70,11 @@ func (by *testCA) client(t *testing.T, name string) *testCA {
 
 // http returns a client that shows the certificate, with those between it and its
 // CA.
-func (c *testCA) http(t *testing.T, between ...*testCA) *http.Client {
+func (by *testCA) http(t *testing.T, between ...*testCA) *http.Client {
 	t.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true}
-	if c != nil {
-		shown := tls.Certificate{Certificate: [][]byte{c.cert.Raw}, PrivateKey: c.key}
+	if by != nil {
+		shown := tls.Certificate{Certificate: [][]byte{by.cert.Raw}, PrivateKey: by.key}
 		for _, b := range between {
 			shown.Certificate = append(shown.Certificate, b.cert.Raw)
 		}

@@ -265,8 +265,13 @@ func newCast(t *testing.T) *cast {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte(name+":"+password))
 	}
 	for _, a := range []auth.Account{
-		{Name: "norights"}, {Name: "puller"}, {Name: "pusher"}, {Name: "member", Groups: []string{"team", "other"}},
-		{Name: "admin", Groups: []string{auth.GroupAdmins}}, {Name: "off", Groups: []string{auth.GroupAdmins}}, {Name: "gone", Groups: []string{auth.GroupAdmins}},
+		{Name: "norights"},
+		{Name: "puller"},
+		{Name: "pusher"},
+		{Name: "member", Groups: []string{"team", "other"}},
+		{Name: "admin", Groups: []string{auth.GroupAdmins}},
+		{Name: "off", Groups: []string{auth.GroupAdmins}},
+		{Name: "gone", Groups: []string{auth.GroupAdmins}},
 	} {
 		if _, err := s.identities.AddUser(ctx, a, "password of "+a.Name); err != nil {
 			t.Fatal(err)
