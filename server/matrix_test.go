@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -239,8 +241,13 @@ type cast struct {
 	serial int                            // of what is absent
 	asked  int
 
+	certificates map[string]*x509.Certificate
+
 	blob, manifest, trash digest.Digest // which each repository has
 }
+
+// showsCertificate is what a caller shows beside headers: the name of a certificate.
+const showsCertificate = "certificate"
 
 const indexType = "application/vnd.oci.image.index.v1+json"
 
@@ -250,11 +257,19 @@ func indexManifest(text string) string {
 
 func newCast(t *testing.T) *cast {
 	t.Helper()
-	loop := socket.NewLoop()
-	s, index := newServer(t, func(c *Config) { c.LocalNode = loop })
+	loop, dir, issuer, ca, otherCA := socket.NewLoop(), t.TempDir(), newIssuer(t), newCA(t), newCA(t)
+	files := pairIn(dir)
+	pair(t, files, 1, time.Hour)
+	files.ClientCA = filepath.Join(dir, "clients.crt")
+	writePEM(t, files.ClientCA, "CERTIFICATE", ca.cert.Raw)
+	s, index := newServer(t, func(c *Config) { c.LocalNode, c.OIDC, c.TLS = loop, issuer.config(), files })
 	t.Cleanup(s.control.Close)
+	t.Cleanup(s.issuers.Close)
+	if err := s.clients.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	c := &cast{
-		Server: s, t: t, index: index, shows: map[string][]map[string]string{},
+		Server: s, t: t, index: index, shows: map[string][]map[string]string{}, certificates: map[string]*x509.Certificate{},
 		blob: digest.FromString("blob"), manifest: digest.FromString(indexManifest("now")), trash: digest.FromString(indexManifest("trash")),
 	}
 	ctx := t.Context()
@@ -289,6 +304,7 @@ func newCast(t *testing.T) *cast {
 - {subject: "group:admins", repositories: "**", allow: [pull, push, overwrite, delete, admin]}
 - {subject: "user:puller", repositories: "own/**", allow: [pull]}
 - {subject: "user:pusher", repositories: "own/**", allow: [pull, push]}
+- {subject: "claim:gitlab+project_path=team/app", repositories: "own/**", allow: [pull, push]}
 - {subject: "group:team", repositories: "own/**", allow: [pull, push, overwrite, delete]}
 - {subject: everyone, repositories: "shared/**", allow: [pull]}
 - {subject: anonymous, repositories: "shared/**", allow: [pull]}
@@ -312,6 +328,16 @@ func newCast(t *testing.T) *cast {
 	header("bare", "Bearer "+token(t, s, password("admin")).Token)
 	header("tanon", "Bearer "+token(t, s, "", all...).Token)
 	c.shows["anon"], c.shows["socket"] = []map[string]string{{}}, []map[string]string{{}}
+	header("job", basic("oidc+gitlab", issuer.token(t, "team/app", time.Hour)))
+	for _, shown := range []struct {
+		caller string
+		by     *testCA
+		name   string
+	}{{"cert", ca, "pusher"}, {"refused", otherCA, "admin"}, {"refused", ca, "off"}, {"refused", ca, "nobody"}} {
+		name := fmt.Sprint("certificate ", len(c.certificates))
+		c.certificates[name] = shown.by.client(t, shown.name).cert
+		c.shows[shown.caller] = append(c.shows[shown.caller], map[string]string{showsCertificate: name})
+	}
 	c.shows["node"] = []map[string]string{{wire.NodeHeader: "local"}}
 	limits := []auth.Grant{{Repositories: "own/**", Actions: []auth.Action{auth.Pull, auth.Push}}}
 	made, text, err := s.identities.AddKey(ctx, auth.Caller{Kind: auth.Socket}, auth.Key{User: "member", Grants: limits})
@@ -339,7 +365,7 @@ func newCast(t *testing.T) *cast {
 	if err := s.identities.Remove(ctx, auth.User, "gone"); err != nil {
 		t.Fatal(err)
 	}
-	refused := slices.Concat(c.shows["off"], c.shows["old"], c.shows["gone"])
+	refused := slices.Concat(c.shows["refused"], c.shows["off"], c.shows["old"], c.shows["gone"])
 	delete(c.shows, "off")
 	delete(c.shows, "old")
 	delete(c.shows, "gone")
@@ -348,6 +374,9 @@ func newCast(t *testing.T) *cast {
 		basic("admin", "password of pusher"), basic("nobody", "password of nobody"), basic("robot+robot", "berth_robot_AAAAAAAAAAAAAAAAAAAAAAAAAA"),
 		basic("robot+nobody", "berth_robot_AAAAAAAAAAAAAAAAAAAAAAAAAA"), basic("", ""), "Basic x", "Digest username=admin",
 		basic("admin", spentText), "Bearer " + ofKey.Token, basic("admin", text), basic("member", strings.Replace(text, made.ID, "AAAAAAAA", 1)),
+		basic("oidc+gitlab", issuer.token(t, "evil/app", time.Hour)), basic("oidc+gitlab", issuer.token(t, "team/app", -time.Second)),
+		basic("oidc+github", issuer.token(t, "team/app", time.Hour)), basic("admin", issuer.token(t, "team/app", time.Hour)),
+		"Bearer " + issuer.token(t, "evil/app", time.Hour),
 		"Bearer " + gone.Token, "Bearer " + gone.Refresh, "Bearer " + token(t, s, password("member")).Refresh, "Bearer e30.e30.e30",
 	} {
 		header("refused", value)
@@ -440,7 +469,12 @@ func (c *cast) ask(show map[string]string, method, path, body string) *httptest.
 	c.asked++
 	r.RemoteAddr = fmt.Sprintf("198.18.%d.%d:1", c.asked/256%256, c.asked%256) // wrong keys are counted by address
 	for key, value := range show {
-		r.Header.Set(key, value)
+		if key == showsCertificate {
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.certificates[value]}}
+			r = r.WithContext(c.clients.remember(r.Context(), nil))
+		} else {
+			r.Header.Set(key, value)
+		}
 	}
 	switch {
 	case strings.Contains(path, "/manifests/"):
@@ -507,6 +541,9 @@ func (c *cast) request(r matrixRow, show map[string]string, caller, repo string,
 		name = fmt.Sprint("new", c.serial)
 	}
 	if r.needs[0] == "self" {
+		if caller == "cert" {
+			caller = "pusher"
+		}
 		if _, err := c.identities.Account(auth.User, caller); err == nil && strings.HasPrefix(repo, "own/") {
 			name = caller
 		}
@@ -516,11 +553,7 @@ func (c *cast) request(r matrixRow, show map[string]string, caller, repo string,
 		id = c.upload(show, repo)
 	case strings.Contains(path, "/keys/{id}") && there:
 		c.account()
-		key, _, err := c.identities.AddKey(c.t.Context(), auth.Caller{Kind: auth.Socket}, auth.Key{User: name})
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		id = key.ID
+		id = c.keyOf(name)
 	case strings.Contains(path, "/jobs/{id}") && there:
 		id = c.job()
 	}
@@ -569,6 +602,22 @@ func (c *cast) account() {
 			c.t.Fatal(err)
 		}
 	}
+}
+
+// keyOf returns the id of a key of the user that nobody uses.
+func (c *cast) keyOf(user string) string {
+	c.t.Helper()
+	const spare = "spare"
+	for _, k := range c.identities.APIKeys(user) {
+		if k.Description == spare {
+			return k.ID
+		}
+	}
+	k, _, err := c.identities.AddKey(c.t.Context(), auth.Caller{Kind: auth.Socket}, auth.Key{User: user, Description: spare})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return k.ID
 }
 
 // job starts a job that ends soon and returns its id.
