@@ -232,11 +232,10 @@ func askLogin(std stdio, o loginOptions, server string) (user, password string, 
 // not speak TLS.
 func explainTLS(err error, server string) error {
 	var unknown x509.UnknownAuthorityError
-	var plain *http.ProtocolError
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%w; if it is your own CA: berth login --ca FILE %s", err, server)
-	case errors.As(err, &plain), err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%w; it speaks no TLS: if that is right, write http:// before its address", err)
 	}
 	return err

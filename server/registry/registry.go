@@ -271,6 +271,8 @@ func Render(w http.ResponseWriter, r *http.Request, err error) {
 		e = oci.Denied.With(immutableMessage(err), nil).At(http.StatusConflict)
 	case errors.Is(err, storage.ErrNoSpace):
 		e = oci.Unknown.With("the registry's disk is full: pulls and deletes go on; delete images and purge them from the trash, or give it a larger disk, then push again", nil).At(http.StatusInsufficientStorage)
+	case errors.Is(err, storage.ErrMedium) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+		e = oci.Unknown.With("the registry's disk failed to read this: try again, and if that fails too, its administrator must look at the disk", nil)
 	case errors.Is(err, storage.ErrMedium):
 		e = oci.Unknown.With("the registry's disk failed: the change is done or not; try again, and if that fails too, its administrator must look at the disk", nil)
 	case errors.As(err, &tooLarge):
