@@ -136,7 +136,7 @@ func TestQueueOfHashes(t *testing.T) {
 	for range cap(h.waiting) {
 		h.waiting <- struct{}{} // somebody who waits
 	}
-	if err := h.do(t.Context(), func() {}); !errors.Is(err, ErrBusy) {
+	if err := h.do(t.Context(), kindArgon, func() {}); !errors.Is(err, ErrBusy) {
 		t.Errorf("with a full queue: %v, want ErrBusy", err)
 	}
 	<-h.waiting
@@ -145,7 +145,7 @@ func TestQueueOfHashes(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	all.Go(func() {
-		if err := h.do(ctx, func() { t.Error("it runs without a processor") }); !errors.Is(err, context.Canceled) {
+		if err := h.do(ctx, kindArgon, func() { t.Error("it runs without a processor") }); !errors.Is(err, context.Canceled) {
 			t.Errorf("who goes away = %v", err)
 		}
 		close(release)

@@ -30,7 +30,7 @@ type htpasswd struct {
 	checked time.Time
 	seen    os.FileInfo
 	users   map[string]string // their hashes
-	dummy   string            // the hash of somebody, for nobody
+	dummy   string            // the hash of somebody, one of the slowest, for nobody
 }
 
 // openHtpasswd reads the file.
@@ -93,9 +93,11 @@ func (h *htpasswd) read(now time.Time) error {
 		return fmt.Errorf("htpasswd: %s: %w", h.path, err)
 	}
 	h.users, h.dummy = users, ""
+	most := 0
 	for _, hash := range users {
-		h.dummy = hash
-		break
+		if cost, err := bcrypt.Cost([]byte(hash)); err == nil && cost > most {
+			h.dummy, most = hash, cost
+		}
 	}
 	return nil
 }

@@ -235,7 +235,24 @@ func (s *Service) try(ctx context.Context, kind Kind, name, password, counted, a
 		password, known = "", false
 	}
 	right, err := s.hasher.verify(ctx, hash, password)
-	return right && known, err
+	if err != nil || right && known {
+		return right, err
+	}
+	// Where there are hashes of both kinds, who is wrong waits for one of each, so
+	// that the time does not tell whose account is of which kind, or of none.
+	if other := s.otherDecoy(hash); other != "" {
+		_, err = s.hasher.verify(ctx, other, password)
+	}
+	return false, err
+}
+
+// otherDecoy is a hash of the kind that hash is not, "" if nobody's is.
+func (s *Service) otherDecoy(hash string) string {
+	decoy := s.htpasswd.decoy()
+	if decoy != "" && strings.HasPrefix(hash, bcryptMark) {
+		return s.decoy
+	}
+	return decoy
 }
 
 // cache remembers a bounded number of things by hashes.

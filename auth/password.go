@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
 )
@@ -45,6 +46,7 @@ const (
 type hasher struct {
 	running chan struct{}
 	waiting chan struct{}
+	hashes  *prometheus.CounterVec
 }
 
 // hashQueue is how many logins wait for a processor; more are turned away.
@@ -52,11 +54,26 @@ const hashQueue = 64
 
 func newHasher() *hasher {
 	n := runtime.GOMAXPROCS(0)
-	return &hasher{running: make(chan struct{}, n), waiting: make(chan struct{}, n+hashQueue)}
+	h := &hasher{running: make(chan struct{}, n), waiting: make(chan struct{}, n+hashQueue), hashes: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "berth_auth_password_hashes_total", Help: "Passwords that were hashed, which is meant to be expensive.",
+	}, []string{"kind"})}
+	for _, kind := range []string{kindArgon, kindBcrypt} {
+		h.hashes.WithLabelValues(kind)
+	}
+	return h
 }
 
+// The kinds of hashes.
+const (
+	kindArgon  = "argon2id"
+	kindBcrypt = "bcrypt"
+)
+
+// Metrics returns what the service measures.
+func (s *Service) Metrics() []prometheus.Collector { return []prometheus.Collector{s.hasher.hashes} }
+
 // do runs work as soon as it is its turn. Errors: ErrBusy; ctx's.
-func (h *hasher) do(ctx context.Context, work func()) error {
+func (h *hasher) do(ctx context.Context, kind string, work func()) error {
 	select {
 	case h.waiting <- struct{}{}:
 		defer func() { <-h.waiting }()
@@ -69,6 +86,7 @@ func (h *hasher) do(ctx context.Context, work func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	h.hashes.WithLabelValues(kind).Inc()
 	work()
 	return nil
 }
@@ -77,7 +95,7 @@ func (h *hasher) do(ctx context.Context, work func()) error {
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	salt := random(saltSize)
 	var key []byte
-	err := h.do(ctx, func() {
+	err := h.do(ctx, kindArgon, func() {
 		key = argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, hashSize)
 	})
 	return formatArgon(salt, key), err
@@ -127,11 +145,14 @@ func parseArgon(s string) (argon, error) {
 	return a, nil
 }
 
+// bcryptMark begins the hashes of bcrypt.
+const bcryptMark = "$2"
+
 // verify tells whether password is the one that was hashed. Errors: ErrBusy;
 // ctx's; a hash that cannot be read.
 func (h *hasher) verify(ctx context.Context, hash, password string) (ok bool, err error) {
-	if strings.HasPrefix(hash, "$2") {
-		doErr := h.do(ctx, func() { err = bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) })
+	if strings.HasPrefix(hash, bcryptMark) {
+		doErr := h.do(ctx, kindBcrypt, func() { err = bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) })
 		switch {
 		case doErr != nil:
 			return false, doErr
@@ -144,7 +165,7 @@ func (h *hasher) verify(ctx context.Context, hash, password string) (ok bool, er
 	if err != nil {
 		return false, err
 	}
-	err = h.do(ctx, func() {
+	err = h.do(ctx, kindArgon, func() {
 		got := argon2.IDKey([]byte(password), a.salt, a.passes, a.memory, a.lanes, uint32(len(a.key)))
 		ok = subtle.ConstantTimeCompare(got, a.key) == 1
 	})

@@ -98,6 +98,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	}
 	gatherer.MustRegister(s.metrics.collectors()...)
 	gatherer.MustRegister(measured...)
+	gatherer.MustRegister(s.identities.Metrics()...)
 	gatherer.MustRegister(s.collector.Metrics()...)
 	gatherer.MustRegister(s.scrub.Metrics()...)
 	api := registry.New(registry.Config{
