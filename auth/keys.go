@@ -1,14 +1,22 @@
 package auth
 
 import (
+	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -22,43 +30,88 @@ const (
 	keyRetire = keyLife + time.Hour // until then it verifies: longer than what it has signed
 )
 
-// keys are those that sign tokens, the same on every server, at auth/keys/ID.
+// keys are those that sign tokens, the same on every server, at auth/keys/ID. With a
+// secret key file they are encrypted there, so that who gets hold of a backup cannot
+// sign tokens; keys in the clear are then good for nothing.
 type keys struct {
-	all *mirror[keyRecord]
+	all  *mirror[keyRecord]
+	seal cipher.AEAD // nil: they are kept in the clear
+	log  *slog.Logger
 
 	mu     sync.Mutex
 	parsed map[string]*ecdsa.PrivateKey
-	asked  *rate.Limiter // for keys that another server may have made just now
+	closed map[string]bool // keys that this server cannot read, and has said so
+	asked  *rate.Limiter   // for keys that another server may have made just now
 }
 
 // keyRecord is a key as Records keeps it.
 type keyRecord struct {
-	Private []byte    `json:"private"` // ASN.1, as in SEC 1
+	Private []byte    `json:"private,omitempty"` // ASN.1, as in SEC 1
+	Sealed  []byte    `json:"sealed,omitempty"`  // the same, encrypted for the key's id
 	Created time.Time `json:"created"`
 }
 
-func newKeys(records storage.Records, log *slog.Logger) *keys {
+func newKeys(records storage.Records, seal cipher.AEAD, log *slog.Logger) *keys {
 	return &keys{
-		all: newMirror[keyRecord](records, "auth/keys/", log), parsed: map[string]*ecdsa.PrivateKey{}, asked: rate.NewLimiter(10, 10),
+		all: newMirror[keyRecord](records, "auth/keys/", log), seal: seal, log: log,
+		parsed: map[string]*ecdsa.PrivateKey{}, closed: map[string]bool{}, asked: rate.NewLimiter(10, 10),
 	}
 }
 
-// signing returns the newest key. If that is too old it makes another one, and
-// removes those that nothing valid is signed with.
+// minSecretKey and maxSecretKey bound what a secret key file holds, in bytes.
+const (
+	minSecretKey = 32
+	maxSecretKey = 64 << 10
+)
+
+// readSeal returns what encrypts keys by the secret in the file at path, or nil if
+// that is empty.
+func readSeal(path string) (cipher.AEAD, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("secret_key_file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecretKey+1))
+	if err != nil {
+		return nil, fmt.Errorf("secret_key_file: %w", err)
+	}
+	secret := bytes.TrimSpace(text)
+	if len(secret) < minSecretKey || len(text) > maxSecretKey {
+		return nil, fmt.Errorf("secret_key_file: %s must hold %d to %d bytes that nobody can guess: make them with head -c 32 /dev/urandom | base64", path, minSecretKey, maxSecretKey)
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, "berth: keys of tokens", 32)
+	if err != nil {
+		return nil, fmt.Errorf("secret_key_file: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("secret_key_file: %w", err)
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// signing returns the newest key that this server can read. If that is too old it
+// makes another one, and removes those that nothing valid is signed with.
 func (k *keys) signing(ctx context.Context) (id string, key *ecdsa.PrivateKey, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	var newest *keyRecord
+	var newest time.Time
 	for _, name := range k.all.names() {
 		r, _ := k.all.get(name)
-		if r != nil && (newest == nil || r.Created.After(newest.Created)) {
-			id, newest = name, r
+		if r == nil || !r.Created.After(newest) || now.Sub(r.Created) >= keyLife {
+			continue
+		}
+		if parsed := k.parse(name, r); parsed != nil {
+			id, key, newest = name, parsed, r.Created
 		}
 	}
-	if newest != nil && now.Sub(newest.Created) < keyLife {
-		key, err = k.parse(id, newest)
-		return id, key, err
+	if key != nil {
+		return id, key, nil
 	}
 	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return "", nil, fmt.Errorf("make a key for tokens: %w", err)
@@ -68,7 +121,11 @@ func (k *keys) signing(ctx context.Context) (id string, key *ecdsa.PrivateKey, e
 		return "", nil, fmt.Errorf("make a key for tokens: %w", err)
 	}
 	id = rand.Text()
-	if _, err := k.all.put(ctx, id, &keyRecord{Private: der, Created: now.UTC()}, 0); err != nil {
+	r := &keyRecord{Private: der, Created: now.UTC()}
+	if k.seal != nil {
+		r.Private, r.Sealed = nil, k.seal.Seal(nil, nil, der, []byte(id))
+	}
+	if _, err := k.all.put(ctx, id, r, 0); err != nil {
 		return "", nil, err
 	}
 	k.parsed[id] = key
@@ -95,27 +152,47 @@ func (k *keys) public(ctx context.Context, id string) (*ecdsa.PublicKey, error) 
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	key, err := k.parse(id, r)
-	if err != nil {
-		return nil, err
+	if key := k.parse(id, r); key != nil {
+		return &key.PublicKey, nil
 	}
-	return &key.PublicKey, nil
+	return nil, nil
 }
 
-// parse reads a key once. mu is held.
-func (k *keys) parse(id string, r *keyRecord) (*ecdsa.PrivateKey, error) {
+// parse reads a key once; nil: it cannot be read, or must not be used. mu is held.
+func (k *keys) parse(id string, r *keyRecord) *ecdsa.PrivateKey {
 	if key := k.parsed[id]; key != nil {
-		return key, nil
+		return key
 	}
-	key, err := x509.ParseECPrivateKey(r.Private)
+	key, err := k.open(id, r)
+	if err != nil {
+		if !k.closed[id] {
+			k.closed[id] = true
+			k.log.Warn("a key for tokens is not used: what is signed with it is refused", "key", id, "reason", err)
+		}
+		return nil
+	}
+	k.parsed[id] = key
+	return key
+}
+
+func (k *keys) open(id string, r *keyRecord) (*ecdsa.PrivateKey, error) {
+	der := r.Private
+	switch {
+	case k.seal == nil && r.Sealed != nil:
+		return nil, errors.New("it is encrypted, and there is no secret_key_file")
+	case k.seal != nil && r.Sealed == nil:
+		return nil, errors.New("it was kept in the clear, before there was a secret_key_file: others may know it")
+	case k.seal != nil:
+		var err error
+		if der, err = k.seal.Open(nil, nil, r.Sealed, []byte(id)); err != nil {
+			return nil, errors.New("it is encrypted with another secret_key_file")
+		}
+	}
+	key, err := x509.ParseECPrivateKey(der)
 	if err == nil && key.Curve != elliptic.P256() {
 		err = fmt.Errorf("its curve is %s", key.Curve.Params().Name)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the key %s for tokens: %w", id, err)
-	}
-	k.parsed[id] = key
-	return key, nil
+	return key, err
 }
 
 // JWK is a public key, as in RFC 7517.

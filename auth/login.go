@@ -28,6 +28,10 @@ type Config struct {
 	// password; empty: none. See Open.
 	AdminPasswordFile string
 
+	// SecretKeyFile is the path of a file whose content encrypts the keys of tokens in
+	// Records; empty: they are there in the clear.
+	SecretKeyFile string
+
 	// Issuers are those whose tokens are accepted; nil: none.
 	Issuers Issuers
 
@@ -63,16 +67,19 @@ const firstAdmin = "admin"
 // Open reads the accounts and keys. If there is no user and cfg names a file with
 // a password, it makes the user admin in the group GroupAdmins.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
+	seal, err := readSeal(cfg.SecretKeyFile)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
 		records: cfg.Records, log: cfg.Log, hasher: newHasher(), issuers: cfg.Issuers,
 		users:  newMirror[record](cfg.Records, "users/", cfg.Log),
 		robots: newMirror[record](cfg.Records, "robots/", cfg.Log),
-		keys:   newKeys(cfg.Records, cfg.Log), apiKeys: newMirror[userKey](cfg.Records, "apikeys/", cfg.Log),
+		keys:   newKeys(cfg.Records, seal, cfg.Log), apiKeys: newMirror[userKey](cfg.Records, "apikeys/", cfg.Log),
 		decoy: decoy(), secret: random(32),
 		logins: newCache[login](maxLogins), tokens: newCache[verified](maxTokens),
 		accounts: newBuckets(accountEvery, accountBurst), addresses: newBuckets(addressEvery, addressBurst),
 	}
-	var err error
 	if s.htpasswd, err = openHtpasswd(cfg.Htpasswd, cfg.Log); err != nil {
 		return nil, err
 	}

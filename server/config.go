@@ -55,6 +55,13 @@ type Config struct {
 	// Default none.
 	AdminPasswordFile string `yaml:"admin_password_file"`
 
+	// SecretKeyFile is a file of 32 bytes or more that nobody can guess, such as from
+	// head -c 32 /dev/urandom | base64. With it the keys that sign tokens are
+	// encrypted in the data directory, and so in backups; it must be the same for all
+	// servers, and not be kept with the backups. Without the right one the server
+	// makes other keys. Default none: they are in the clear.
+	SecretKeyFile string `yaml:"secret_key_file"`
+
 	// OIDC are issuers of signed tokens by which CI jobs come in without a stored
 	// secret, each with name, issuer, ca, and jobs with audience, require and
 	// groups: see package auth/oidc. Default none.

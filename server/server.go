@@ -72,7 +72,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		return nil, err
 	}
 	s.identities, err = auth.Open(ctx, auth.Config{
-		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, Issuers: s.issuers, Log: log,
+		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, SecretKeyFile: cfg.SecretKeyFile, Issuers: s.issuers, Log: log,
 	})
 	if err != nil {
 		return nil, err
