@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -180,8 +181,9 @@ func (s *Service) removeKeys(ctx context.Context, user, epoch string) error {
 	return nil
 }
 
-// byKey returns who logs in with an API key. It costs one fast hash.
-func (s *Service) byKey(ctx context.Context, name, text, address string) (Caller, error) {
+// byKey returns who logs in with an API key, and whether that was not done for some
+// time. It costs one fast hash.
+func (s *Service) byKey(ctx context.Context, name, text, address string) (_ Caller, fresh bool, _ error) {
 	id, ok := parseKey(text)
 	hash := ""
 	if r, _ := s.apiKeys.get(name + "/" + id); ok && r != nil {
@@ -190,12 +192,17 @@ func (s *Service) byKey(ctx context.Context, name, text, address string) (Caller
 	if !sameSecret(hash, text) {
 		// Nobody guesses 130 bits; the limit saves the log.
 		if wait, ok := s.addresses.take(network(address)); !ok {
-			return Caller{}, &LimitedError{wait}
+			return Caller{}, true, &LimitedError{wait}
 		}
-		return Caller{}, ErrCredentials
+		return Caller{}, true, ErrCredentials
+	}
+	key := sha256.Sum256([]byte(hash))
+	if known, found := s.logins.get(key); !found || time.Since(known.at) >= loginLife {
+		fresh = true
+		s.logins.put(key, login{at: time.Now()})
 	}
 	c, _, err := s.state(ctx, User, name, id)
-	return c, err
+	return c, fresh, err
 }
 
 // limit narrows c, whose account is at epoch, to what its key is good for. ok is

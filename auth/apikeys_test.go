@@ -15,7 +15,7 @@ type opened struct{ key, token, refresh string }
 
 func openWith(t *testing.T, s *Service, name, key string) opened {
 	t.Helper()
-	c, err := s.Basic(t.Context(), name, key, "192.0.2.1")
+	c, _, err := s.Basic(t.Context(), name, key, "192.0.2.1")
 	if err != nil || c.Kind != User || c.Name != name || c.Key == "" {
 		t.Fatalf("Basic(%s with a key) = %+v, %v", name, c, err)
 	}
@@ -38,7 +38,7 @@ func openWith(t *testing.T, s *Service, name, key string) opened {
 func (o opened) works(t *testing.T, s *Service, name string) string {
 	t.Helper()
 	var good []string
-	if _, err := s.Basic(t.Context(), name, o.key, "192.0.2.1"); err == nil {
+	if _, _, err := s.Basic(t.Context(), name, o.key, "192.0.2.1"); err == nil {
 		good = append(good, "key")
 	} else if !errors.Is(err, ErrCredentials) {
 		t.Errorf("Basic() = %v", err)
@@ -139,7 +139,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("APIKeys() = %+v", list)
 		}
 		o := openWith(t, s, "ann", text)
-		if c, err := s.Basic(t.Context(), "ann", text, "192.0.2.1"); err != nil || len(c.Limits) != 1 || c.Limits[0].Repositories != "team/**" {
+		if c, _, err := s.Basic(t.Context(), "ann", text, "192.0.2.1"); err != nil || len(c.Limits) != 1 || c.Limits[0].Repositories != "team/**" {
 			t.Errorf("with the key comes %+v, %v", c, err)
 		}
 		if session, err := s.Bearer(t.Context(), o.token); err != nil || len(session.Owner.Limits) != 1 {
@@ -147,7 +147,7 @@ func TestKeys(t *testing.T) {
 		}
 		last := text[len(text)-1] ^ 1
 		for _, pair := range [][2]string{{"bob", text}, {"Ann", text}, {"", text}, {"robot+ann", text}, {"ann", text[:len(text)-1]}, {"ann", text[:len(text)-1] + string(last)}, {"ann", keyMark}, {"ann", text + "x"}} {
-			if _, err := s.Basic(t.Context(), pair[0], pair[1], "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+			if _, _, err := s.Basic(t.Context(), pair[0], pair[1], "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 				t.Errorf("Basic(%s, …%s) = %v, want ErrCredentials", pair[0], pair[1][len(keyMark):], err)
 			}
 		}

@@ -78,12 +78,12 @@ func TestPasswords(t *testing.T) {
 	if err != nil || a.Kind != User || a.Revision == 0 {
 		t.Fatalf("AddUser() = %+v, %v", a, err)
 	}
-	c, err := s.Basic(t.Context(), "ann", password, "192.0.2.1")
+	c, _, err := s.Basic(t.Context(), "ann", password, "192.0.2.1")
 	if err != nil || c.Kind != User || c.Name != "ann" || !c.In("x") || c.Limits != nil {
 		t.Errorf("Basic() = %+v, %v", c, err)
 	}
 	for _, pair := range [][2]string{{"ann", "wrong"}, {"ann", ""}, {"ann", strings.Repeat("x", PasswordMax+1)}, {"Ann", password}, {"eve", password}, {"", ""}, {"robot+ann", password}} {
-		if _, err := s.Basic(t.Context(), pair[0], pair[1], "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+		if _, _, err := s.Basic(t.Context(), pair[0], pair[1], "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 			t.Errorf("Basic(%q, %.20q) = %v, want ErrCredentials", pair[0], pair[1], err)
 		}
 	}
@@ -163,12 +163,12 @@ func TestRobots(t *testing.T) {
 		if err != nil || !strings.HasPrefix(secret, secretPrefix) || a.Kind != Robot {
 			t.Fatalf("AddRobot() = %+v, %v", a, err)
 		}
-		c, err := s.Basic(t.Context(), "robot+ci", secret, "192.0.2.1")
+		c, _, err := s.Basic(t.Context(), "robot+ci", secret, "192.0.2.1")
 		if err != nil || c.Kind != Robot || c.Name != "ci" || len(c.Limits) != 1 {
 			t.Errorf("Basic() = %+v, %v", c, err)
 		}
 		for name, password := range map[string]string{"ci": secret, "robot+ci": secret[1:], "robot+": secret, "robot+cj": secret} {
-			if _, err := s.Basic(t.Context(), name, password, "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+			if _, _, err := s.Basic(t.Context(), name, password, "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 				t.Errorf("Basic(%s) = %v", name, err)
 			}
 		}
@@ -181,7 +181,7 @@ func TestRobots(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		if _, err := s.Basic(t.Context(), "robot+ci", secret, "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+		if _, _, err := s.Basic(t.Context(), "robot+ci", secret, "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 			t.Errorf("an expired robot = %v", err)
 		}
 		if _, err := s.Bearer(t.Context(), token.Value); !errors.Is(err, ErrToken) {
@@ -228,7 +228,7 @@ func TestHtpasswd(t *testing.T) {
 		s := open(t, nil, func(c *Config) { c.Htpasswd = path })
 		may := func(user string) bool {
 			t.Helper()
-			_, err := s.Basic(t.Context(), user, "password of "+user, "192.0.2.1")
+			_, _, err := s.Basic(t.Context(), user, "password of "+user, "192.0.2.1")
 			if err != nil && !errors.Is(err, ErrCredentials) {
 				t.Fatal(err)
 			}
@@ -270,14 +270,14 @@ func TestFirstAdministrator(t *testing.T) {
 	}
 	records := mem.NewIndex(kv.Options{})
 	s := open(t, records, func(c *Config) { c.AdminPasswordFile = path })
-	if c, err := s.Basic(t.Context(), "admin", "correct horse", ""); err != nil || !c.In(GroupAdmins) {
+	if c, _, err := s.Basic(t.Context(), "admin", "correct horse", ""); err != nil || !c.In(GroupAdmins) {
 		t.Errorf("Basic() = %+v, %v", c, err)
 	}
 	if err := os.WriteFile(path, []byte("another password"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, records, func(c *Config) { c.AdminPasswordFile = path })
-	if _, err := s.Basic(t.Context(), "admin", "another password", ""); !errors.Is(err, ErrCredentials) {
+	if _, _, err := s.Basic(t.Context(), "admin", "another password", ""); !errors.Is(err, ErrCredentials) {
 		t.Errorf("the file changed a password that there was: %v", err)
 	}
 }
@@ -289,7 +289,7 @@ func TestLoginLimits(t *testing.T) {
 		cheap(t, s, "bob", "password of bob")
 		s.decoy = cheapHash("nobody's")
 		guess := func(user, password, address string) error {
-			_, err := s.Basic(t.Context(), user, password, address)
+			_, _, err := s.Basic(t.Context(), user, password, address)
 			return err
 		}
 		if err := guess("ann", "password of ann", "192.0.2.1"); err != nil {
@@ -472,7 +472,7 @@ func TestTwoServers(t *testing.T) {
 		defer stop()
 		cheap(t, one, "ann", "password of ann", "x")
 		synctest.Wait()
-		ann, err := two.Basic(t.Context(), "ann", "password of ann", "")
+		ann, _, err := two.Basic(t.Context(), "ann", "password of ann", "")
 		if err != nil || !ann.In("x") {
 			t.Fatalf("Basic() on the other server = %+v, %v", ann, err)
 		}
@@ -503,7 +503,7 @@ func TestTwoServers(t *testing.T) {
 		}
 		synctest.Wait()
 		for range 2 { // then she comes back, as another one
-			if _, err := two.Basic(t.Context(), "ann", "password of ann", ""); !errors.Is(err, ErrCredentials) {
+			if _, _, err := two.Basic(t.Context(), "ann", "password of ann", ""); !errors.Is(err, ErrCredentials) {
 				t.Errorf("Basic() of who is gone = %v", err)
 			}
 			if _, err := two.Bearer(t.Context(), token.Value); !errors.Is(err, ErrToken) {
@@ -669,7 +669,7 @@ func BenchmarkBasic(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if _, err := s.Basic(b.Context(), "ann", "password of ann", "192.0.2.1"); err != nil {
+		if _, _, err := s.Basic(b.Context(), "ann", "password of ann", "192.0.2.1"); err != nil {
 			b.Fatal(err)
 		}
 	}

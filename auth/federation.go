@@ -85,11 +85,11 @@ func (s *Service) Job(issuer string, claims map[string]string) (Caller, error) {
 
 // job returns whose token of the issuer this is. Address is the caller's, empty if
 // tries are not to be counted. A token that was verified is remembered by its
-// hash; what the configuration says of it is asked each time. Errors: as of
-// Issuers.Verify; *LimitedError.
-func (s *Service) job(ctx context.Context, issuer, token, address string) (Caller, error) {
+// hash; what the configuration says of it is asked each time. fresh is true if it
+// was not remembered. Errors: as of Issuers.Verify; *LimitedError.
+func (s *Service) job(ctx context.Context, issuer, token, address string) (_ Caller, fresh bool, _ error) {
 	if s.issuers == nil {
-		return Caller{}, &RefusedError{Why: "this registry accepts no tokens of others"}
+		return Caller{}, true, &RefusedError{Why: "this registry accepts no tokens of others"}
 	}
 	key := sha256.Sum256([]byte(issuer + "\x00" + token))
 	v, found := s.tokens.get(key)
@@ -98,16 +98,17 @@ func (s *Service) job(ctx context.Context, issuer, token, address string) (Calle
 		if errors.Is(err, ErrCredentials) && address != "" {
 			// Nobody guesses signatures; the limit saves the log.
 			if wait, ok := s.addresses.take(network(address)); !ok {
-				return Caller{}, &LimitedError{wait}
+				return Caller{}, true, &LimitedError{wait}
 			}
 		}
 		if err != nil {
-			return Caller{}, err
+			return Caller{}, true, err
 		}
 		v = verified{kind: Job, assertion: &a, expires: a.Expires}
 		s.tokens.put(key, v)
 	}
-	return s.admit(v.assertion)
+	c, err := s.admit(v.assertion)
+	return c, !found, err
 }
 
 // admit returns who somebody is with a verified token.

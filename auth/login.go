@@ -156,18 +156,15 @@ type login struct {
 
 // Basic returns who has that name and password. Address is the caller's, without
 // port. Right passwords are remembered for a short time, without the password, so
-// that a client that sends one with each request costs one hash. An API key of the
-// user is as good as the password, within its limits. With the name
-// OIDCPrefix+ISSUER the password is the token of a job. Errors: ErrCredentials;
-// ErrBusy; *LimitedError; ErrIssuer; ctx's.
-func (s *Service) Basic(ctx context.Context, name, password, address string) (Caller, error) {
+// that a client that sends one with each request costs one hash; fresh is true if
+// it was not remembered. An API key of the user is as good as the password, within
+// its limits. With the name OIDCPrefix+ISSUER the password is the token of a job.
+// Errors: ErrCredentials; ErrBusy; *LimitedError; ErrIssuer; ctx's.
+func (s *Service) Basic(ctx context.Context, name, password, address string) (_ Caller, fresh bool, _ error) {
 	if issuer, ok := strings.CutPrefix(name, OIDCPrefix); ok {
 		return s.job(ctx, issuer, password, address)
 	}
-	kind, account := User, name
-	if robot, ok := strings.CutPrefix(name, RobotPrefix); ok {
-		kind, account = Robot, robot
-	}
+	kind, account := accountOf(name)
 	if kind == User && IsKey(password) {
 		return s.byKey(ctx, account, password, address)
 	}
@@ -183,8 +180,9 @@ func (s *Service) Basic(ctx context.Context, name, password, address string) (Ca
 	switch {
 	case found && known.right && age < loginLife:
 	case found && !known.right && age < wrongLife:
-		return Caller{}, ErrCredentials
+		return Caller{}, false, ErrCredentials
 	default:
+		fresh = true
 		var counted string
 		if !found || !known.right || age > trusted {
 			counted = account
@@ -193,14 +191,42 @@ func (s *Service) Basic(ctx context.Context, name, password, address string) (Ca
 			return s.try(context.WithoutCancel(ctx), kind, account, password, counted, address)
 		})
 		if err != nil {
-			return Caller{}, err
+			return Caller{}, true, err
 		}
 		s.logins.put(key, login{epoch: epoch, right: right.(bool), at: time.Now()})
 		if !right.(bool) {
-			return Caller{}, ErrCredentials
+			return Caller{}, true, ErrCredentials
 		}
 	}
-	return c, shut
+	return c, fresh, shut
+}
+
+// accountOf says whose the name is that somebody logs in with.
+func accountOf(name string) (Kind, string) {
+	if robot, ok := strings.CutPrefix(name, RobotPrefix); ok {
+		return Robot, robot
+	}
+	return User, name
+}
+
+// Subject returns the account that logs in with name, such as user:ann, or "" if
+// there is none.
+func (s *Service) Subject(name string) string {
+	kind, account := accountOf(name)
+	known := false
+	switch kind {
+	case Robot:
+		r, _ := s.robots.get(account)
+		known = r != nil
+	default:
+		r, _ := s.users.get(account)
+		_, listed := s.htpasswd.user(account)
+		known = r != nil || listed
+	}
+	if !known {
+		return ""
+	}
+	return subject(kind, account)
 }
 
 // try tells whether the password is right, whether or not the account may be used.

@@ -60,7 +60,7 @@ func TestSameWorkForEverybody(t *testing.T) {
 			}
 			for _, name := range []string{"ann", "off", "carl", "nobody"} {
 				before := hashes(t, s)
-				if _, err := s.Basic(t.Context(), name, "wrong password", "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+				if _, _, err := s.Basic(t.Context(), name, "wrong password", "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 					t.Fatalf("%s: %v", name, err)
 				}
 				after := hashes(t, s)
@@ -73,7 +73,7 @@ func TestSameWorkForEverybody(t *testing.T) {
 			// The right password costs one, and again nothing.
 			before := hashes(t, s)
 			for range 100 {
-				if _, err := s.Basic(t.Context(), "ann", "password of ann", "192.0.2.1"); err != nil {
+				if _, _, err := s.Basic(t.Context(), "ann", "password of ann", "192.0.2.1"); err != nil {
 					t.Fatal(err)
 				}
 			}

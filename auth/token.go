@@ -30,6 +30,9 @@ const tokenLeeway = 10 * time.Second
 // for the log.
 var ErrToken = errors.New("the token is not valid")
 
+// ErrExpired is the ErrToken of a token that was good.
+var ErrExpired = fmt.Errorf("%w: it has expired", ErrToken)
+
 // Session is a caller by the credential that was shown.
 type Session struct {
 	Caller Caller // within the limits of the credential
@@ -40,6 +43,10 @@ type Session struct {
 	// Catalog says that the credential may list repositories: those that Owner may
 	// pull.
 	Catalog bool
+
+	// Fresh says that the credential is one of an issuer that was not remembered: this
+	// is a login.
+	Fresh bool
 }
 
 // Token is what the token service gives out.
@@ -128,8 +135,8 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 	if !found {
 		if s.issuers != nil {
 			if issuer := s.issuers.Whose(token); issuer != "" {
-				c, err := s.job(ctx, issuer, token, "")
-				return Session{Caller: c, Owner: c, Catalog: true}, err
+				c, fresh, err := s.job(ctx, issuer, token, "")
+				return Session{Caller: c, Owner: c, Catalog: true, Fresh: fresh}, err
 			}
 		}
 		var err error
@@ -139,7 +146,7 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 		s.tokens.put(key, v)
 	}
 	if !time.Now().Before(v.expires) {
-		return Session{}, fmt.Errorf("%w: it has expired", ErrToken)
+		return Session{}, ErrExpired
 	}
 	owner := Caller{Kind: Anonymous}
 	switch v.kind {
@@ -182,6 +189,9 @@ func (s *Service) verify(ctx context.Context, token string) (verified, error) {
 		jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway))
 	if failed != nil {
 		return verified{}, failed
+	}
+	if errors.Is(err, jwt.ErrTokenExpired) { // and its signature is ours
+		return verified{}, ErrExpired
 	}
 	if err != nil {
 		return verified{}, fmt.Errorf("%w: %w", ErrToken, err)

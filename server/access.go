@@ -13,6 +13,7 @@ import (
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/server/control"
 	"berth.internal/server/registry"
 )
@@ -108,22 +109,34 @@ func (s *Server) identify(r *http.Request) *http.Request {
 
 func (s *Server) recognize(r *http.Request, v *visitor) {
 	if v.shown, v.err = parseAuthorization(r.Header["Authorization"]); v.err != nil {
+		s.shutOut(r, "", v.err)
 		return
 	}
 	var session auth.Session
 	switch v.shown.scheme {
 	case "":
 		if session.Caller, session.Catalog, v.err = s.certified(r); v.err != nil || !session.Catalog {
+			if v.err != nil {
+				s.shutOut(r, "certificate", v.err)
+			}
 			return
 		}
 		session.Owner = session.Caller
 	case "bearer":
 		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
+		switch {
+		case v.err != nil:
+			s.shutOut(r, "token", v.err)
+		case session.Fresh:
+			s.audit.Add(r, wire.AuditRecord{Who: subjectOf(session.Owner), Credential: "token", Action: "login", Decision: wire.AuditAllowed})
+		}
 	default:
 		var c auth.Caller
-		c, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.proxies.client(r))
+		var fresh bool
+		c, fresh, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.proxies.client(r))
 		session = sessionOf(c)
 		session.Catalog = true
+		s.loggedIn(r, v.shown.name, c, fresh, v.err)
 	}
 	if v.err == nil {
 		v.Session = session
@@ -148,7 +161,11 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 	case v.Caller.Kind == auth.Socket:
 		return nil
 	case !s.identities.InUse() && v.Caller.Kind != auth.Node:
-		return s.withoutUsers(repo, a)
+		err := s.withoutUsers(repo, a)
+		if err != nil {
+			s.audit.Note(r).Deny(string(a), repo, "", err.Error())
+		}
+		return err
 	case repo == "" && (v.Caller.Kind != auth.Anonymous || v.shown.scheme != "" && s.decider.Decide(v.Owner, "", auth.Pull).Allowed):
 		return nil // what they see there is decided name by name
 	case repo == "": // docker login begins here, also where everybody may pull
@@ -156,6 +173,7 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 	}
 	d := s.decider.Decide(v.Caller, repo, auth.Action(a))
 	if d.Allowed {
+		audit.Noted(r).Allow(d.Rule)
 		return nil
 	}
 	if v.shown.scheme == "bearer" {
@@ -164,6 +182,9 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 		} else if v.Owner.Kind != auth.Anonymous {
 			d = owner // what the token lacks is not what its owner lacks
 		}
+	}
+	if v.Caller.Kind != auth.Anonymous || v.shown.scheme != "" { // else one is asked to log in, as at the beginning of each pull
+		s.audit.Note(r).Deny(string(a), repo, d.Rule, d.Why)
 	}
 	if v.Caller.Kind == auth.Anonymous {
 		return s.challenge(r, repo, a, v, oci.Unauthorized.With(d.Why, nil))
@@ -295,26 +316,36 @@ func (s *Server) controlAccess(r *http.Request, repo string, needs control.Right
 		return s.refuse(r, repo, registry.Action(needs), v)
 	case v.Caller.Kind == auth.Socket:
 		return nil
-	case needs == control.Self && !s.identities.InUse():
-		return wire.Denied.With("this server is without users, so nobody can log in and none has keys; the first one is made on the server's own machine, by registry/admin.sock in its data directory: berth user add")
-	case needs == control.Admin && !s.identities.InUse():
+	case (needs == control.Admin || needs == control.Self) && !s.identities.InUse():
+		s.audit.Note(r).Deny(string(needs), "", "", "the server has no users")
+		if needs == control.Self {
+			return wire.Denied.With("this server is without users, so nobody can log in and none has keys; the first one is made on the server's own machine, by registry/admin.sock in its data directory: berth user add")
+		}
 		return wire.Denied.With("a server without users is administered on its own machine, by the socket registry/admin.sock in its data directory: run berth admin there, as the server's user or root")
 	case (needs == control.Admin || needs == control.Self) && v.Caller.Kind == auth.Anonymous:
+		s.audit.Note(r).Deny(string(needs), "", "", "nobody has logged in")
 		return httpx.WithHeader(wire.Unauthenticated, "WWW-Authenticate", basicChallenge)
 	case needs == control.Self && v.Caller.Kind == auth.User && (repo == v.Caller.Name || repo == control.Myself):
 		if v.Caller.Limits != nil {
+			s.audit.Note(r).Deny(string(needs), "", "", "the credential has limits")
 			return wire.Denied.With("this credential is good for some repositories only: use the password, or a key without limits")
 		}
 		return nil
 	case needs == control.Self:
-		if d := s.decider.Decide(v.Caller, "", auth.Admin); !d.Allowed {
+		d := s.decider.Decide(v.Caller, "", auth.Admin)
+		if !d.Allowed {
+			s.audit.Note(r).Deny(string(needs), "", d.Rule, d.Why)
 			return wire.Denied.With("these belong to another user: " + d.Why)
 		}
+		audit.Noted(r).Allow(d.Rule)
 		return nil
 	case needs == control.Admin:
-		if d := s.decider.Decide(v.Caller, "", auth.Admin); !d.Allowed {
+		d := s.decider.Decide(v.Caller, "", auth.Admin)
+		if !d.Allowed {
+			s.audit.Note(r).Deny(string(needs), "", d.Rule, d.Why)
 			return wire.Denied.With(d.Why)
 		}
+		audit.Noted(r).Allow(d.Rule)
 		return nil
 	case repo == "" && v.Caller.Kind == auth.Anonymous && s.identities.InUse():
 		return wire.Unauthenticated

@@ -67,7 +67,9 @@ func BenchmarkRequest(b *testing.B) {
 		b.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s, err := server.Open(b.Context(), server.DefaultConfig(), storage.Drivers{Store: store, Index: index, Records: index}, log)
+	cfg := server.DefaultConfig()
+	cfg.Audit.Dir = filepath.Join(dir, "audit")
+	s, err := server.Open(b.Context(), cfg, storage.Drivers{Store: store, Index: index, Records: index}, log)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -126,7 +128,6 @@ func BenchmarkRequest(b *testing.B) {
 	if err := os.WriteFile(password, []byte("correct horse"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	cfg := server.DefaultConfig()
 	cfg.Anonymous, cfg.AdminPasswordFile = server.AnonymousPull, password
 	if s, err = server.Open(b.Context(), cfg, storage.Drivers{Store: store, Index: index, Records: index}, log); err != nil {
 		b.Fatal(err)

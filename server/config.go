@@ -10,6 +10,7 @@ import (
 	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/units"
+	"berth.internal/server/audit"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
 )
@@ -110,6 +111,9 @@ type Config struct {
 	// damaged.
 	Scrub Scrub `yaml:"scrub"`
 
+	// Audit says what is recorded of who did what.
+	Audit Audit `yaml:"audit"`
+
 	// ShutdownTimeout is how long transfers may go on after the server was asked
 	// to stop. Default 30s.
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
@@ -160,6 +164,31 @@ type Scrub struct {
 	Rate units.Bytes `yaml:"rate"`
 }
 
+// Audit is the configuration of the audit log, which is in registry/audit/ in the
+// data directory.
+type Audit struct {
+	// Enabled records each change, login and denial. Default true.
+	Enabled bool `yaml:"enabled"`
+
+	// Pulls records pulls, too: a line for each manifest and blob. Default false.
+	Pulls bool `yaml:"pulls"`
+
+	// FileSize is how large a file may be before the next one is begun. Default
+	// 16MiB.
+	FileSize units.Bytes `yaml:"file_size"`
+
+	// Files is how many files are kept; the oldest go. Default 32: 512 MiB in all,
+	// about a million records.
+	Files int `yaml:"files"`
+
+	// Dir is the directory; empty: nothing is recorded.
+	Dir string `yaml:"-"`
+}
+
+func (a Audit) settings() audit.Settings {
+	return audit.Settings{On: a.Enabled && a.Dir != "", Pulls: a.Pulls, FileSize: int64(a.FileSize), Files: a.Files}
+}
+
 // TagPattern matches tags of some repositories. Both patterns are as in a policy:
 // * stands for any text without a slash, ? for one character, [a-z] for one of
 // these and {a,b} for one of those; ** in Repositories for any words.
@@ -205,6 +234,7 @@ func DefaultConfig() Config {
 			UntaggedGrace: 24 * time.Hour, DanglingGrace: 24 * time.Hour, OrphanGrace: 24 * time.Hour,
 		},
 		Scrub:           Scrub{Interval: 7 * 24 * time.Hour, Rate: 16 << 20},
+		Audit:           Audit{Enabled: true, FileSize: 16 << 20, Files: 32},
 		ShutdownTimeout: 30 * time.Second,
 	}
 }
@@ -291,6 +321,12 @@ func (c Config) Validate() error {
 	}
 	if c.Scrub.Rate < 1<<20 {
 		wrong("scrub.rate: must be at least 1MiB")
+	}
+	if c.Audit.FileSize < 64<<10 {
+		wrong("audit.file_size: must be at least 64KiB")
+	}
+	if c.Audit.Files < 2 {
+		wrong("audit.files: must be at least 2")
 	}
 	if c.ShutdownTimeout < 0 {
 		wrong("shutdown_timeout: must not be negative")

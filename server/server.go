@@ -26,6 +26,7 @@ import (
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/server/control"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
@@ -54,6 +55,7 @@ type Server struct {
 	issuers    *oidc.Issuers
 	decider    auth.Decider
 	proxies    proxies
+	audit      *audit.Log
 }
 
 // Open returns a server over the drivers. It takes no ownership of them: close
@@ -71,6 +73,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	if s.issuers, err = oidc.New(cfg.OIDC, log); err != nil {
 		return nil, err
 	}
+	s.audit = audit.New(audit.Config{Dir: cfg.Audit.Dir, Settings: cfg.Audit.settings(), Who: s.sender, Log: log})
 	s.identities, err = auth.Open(ctx, auth.Config{
 		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, SecretKeyFile: cfg.SecretKeyFile, Issuers: s.issuers, Log: log,
 	})
@@ -86,7 +89,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Policy: storage.ReviewPolicy{Untagged: cfg.Collect.Untagged, Dangling: cfg.Collect.Dangling, Rules: cfg.rules("")},
 	}, log)
 	s.scrub = care.NewScrub(d, care.ScrubConfig{Interval: cfg.Scrub.Interval, Rate: int64(cfg.Scrub.Rate)}, log)
-	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.base(), Log: log})
+	s.policy = policy.New(policy.LiveConfig{Records: d.Records, File: cfg.Policy, Base: cfg.base(), Changed: s.policyChanged, Log: log})
 	s.decider = policy.WithRobots{Decider: s.policy}
 	gatherer := prometheus.NewRegistry()
 	if cfg.TLS.on() {
@@ -101,15 +104,16 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	gatherer.MustRegister(s.identities.Metrics()...)
 	gatherer.MustRegister(s.collector.Metrics()...)
 	gatherer.MustRegister(s.scrub.Metrics()...)
+	gatherer.MustRegister(s.audit.Metrics()...)
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
-		Access: s.access, Wider: s.wider, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect,
+		Access: s.access, Wider: s.wider, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect, Audit: s.audit,
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
 		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
-		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Log: log,
+		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
 	})
 	router := s.routes(gatherer)
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -200,6 +204,15 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 			return context.WithoutCancel(ctx)
 		},
 	}
+	auditing, stopAuditing := context.WithCancel(context.WithoutCancel(ctx))
+	var audited sync.WaitGroup
+	audited.Go(func() { s.audit.Run(auditing) })
+	s.audit.Add(nil, wire.AuditRecord{Who: "server", Action: "server.start", Detail: s.cfg.Version, Decision: wire.AuditAllowed})
+	defer func() { // after all that it records
+		s.audit.Add(nil, wire.AuditRecord{Who: "server", Action: "server.stop", Decision: wire.AuditAllowed})
+		stopAuditing()
+		audited.Wait()
+	}()
 	working, stopWorking := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { s.collector.Run(working) })
@@ -333,6 +346,9 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	}
 	if s.clients != nil {
 		parts = append(parts, amiss("CAs of clients", s.clients.amiss()))
+	}
+	if s.audit.On() {
+		parts = append(parts, amiss("audit log", s.audit.Problem()))
 	}
 	return parts
 }

@@ -73,7 +73,7 @@ func TestValidate(t *testing.T) {
 		{"CAs of clients without TLS", func(c *Config) { c.TLS.ClientCA = "ca.crt" }, []string{"tls.client_ca: needs"}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
-		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "shutdown_timeout: "}},
+		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "audit.file_size: ", "audit.files: ", "shutdown_timeout: "}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := DefaultConfig()

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"berth.internal/auth"
+	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
 )
@@ -29,6 +31,7 @@ type tokenRequest struct {
 	service string
 	offline bool // with a refresh token
 	caller  auth.Caller
+	by      string // the credential
 }
 
 // authenticates tells whether there is anything to answer below authPath.
@@ -82,7 +85,8 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) error {
 
 // login returns who has the name and the password.
 func (s *Server) login(r *http.Request, name, password string) (auth.Caller, error) {
-	c, err := s.identities.Basic(r.Context(), name, password, s.proxies.client(r))
+	c, fresh, err := s.identities.Basic(r.Context(), name, password, s.proxies.client(r))
+	s.loggedIn(r, name, c, fresh, err)
 	if errors.Is(err, auth.ErrCredentials) {
 		return c, wrongLogin(err)
 	}
@@ -107,16 +111,19 @@ func (s *Server) tokenByQuery(r *http.Request) (tokenRequest, error) {
 	shown, err := parseAuthorization(r.Header["Authorization"])
 	switch {
 	case err != nil || shown.scheme == "bearer": // no token begets another: they are to end
+		s.shutOut(r, "", errAuthorization)
 		return q, wrongLogin(errAuthorization)
 	case shown.scheme == "basic":
+		q.by = "basic"
 		q.caller, err = s.login(r, shown.name, shown.password)
 	default:
 		c, certified, wrong := s.certified(r)
 		if bad, ok := errors.AsType[*certificateError](wrong); ok {
+			s.shutOut(r, "certificate", bad)
 			return q, httpx.WithHeader(oci.Unauthorized.With(bad.Error(), nil), "WWW-Authenticate", basicChallenge)
 		}
 		if err = wrong; certified {
-			q.caller = c
+			q.caller, q.by = c, "certificate"
 		}
 	}
 	return q, err
@@ -137,10 +144,13 @@ func (s *Server) tokenByForm(w http.ResponseWriter, r *http.Request) (tokenReque
 	var err error
 	switch grant := f.Get("grant_type"); grant {
 	case "password":
+		q.by = "basic"
 		q.caller, err = s.login(r, f.Get("username"), f.Get("password"))
 	case "refresh_token":
 		q.caller, err = s.identities.Refresh(r.Context(), f.Get("refresh_token"))
+		q.by = "refresh"
 		if errors.Is(err, auth.ErrCredentials) {
+			s.shutOut(r, q.by, auth.ErrToken)
 			err = httpx.WithHeader(oci.Unauthorized.With("the refresh token is not valid, or not any more: log in again", nil).Because(err), "WWW-Authenticate", basicChallenge)
 		}
 		q.offline = false // it goes on to be good
@@ -177,7 +187,21 @@ func (s *Server) giveToken(w http.ResponseWriter, r *http.Request, q tokenReques
 			return err
 		}
 	}
+	if q.caller.Kind != auth.Anonymous {
+		s.audit.Add(r, wire.AuditRecord{
+			Who: subjectOf(q.caller), Credential: credentialOf(q.caller, q.by), Action: "token", Detail: accessText(token.Access), Decision: wire.AuditAllowed, Status: http.StatusOK,
+		})
+	}
 	return writeJSON(w, answer)
+}
+
+// accessText is what a token is good for.
+func accessText(list []auth.Access) string {
+	var words []string
+	for _, a := range list {
+		words = append(words, a.Name+":"+strings.Join(a.Actions, ","))
+	}
+	return strings.Join(words, " ")
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

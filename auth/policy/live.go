@@ -47,6 +47,9 @@ type LiveConfig struct {
 	// the policy.
 	Base []Rule
 
+	// Changed, if it is not nil, is told when another version of File is in force.
+	Changed func(before, after Policy)
+
 	Log *slog.Logger
 }
 
@@ -157,12 +160,16 @@ func (l *Live) readFile(ctx context.Context) {
 		}
 		return Parse(l.File, text)
 	}()
+	before := l.now.Load()
 	if err == nil {
 		err = l.adopt(Version{Policy: p, Source: SourceFile})
 	}
 	if err != nil {
 		l.refuse(ctx, 0, err)
 		return
+	}
+	if l.Changed != nil && before.Source == SourceFile {
+		l.Changed(before.Policy, p)
 	}
 	l.Log.InfoContext(ctx, "the policy is in force", "source", SourceFile, "rules", len(p.Rules))
 }

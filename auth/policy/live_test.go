@@ -284,7 +284,10 @@ func TestFile(t *testing.T) {
 			t.Errorf("Load() without a file = %v", err)
 		}
 		write(annPushes)
-		l, log := running(t, policy.LiveConfig{File: file})
+		changes := ""
+		l, log := running(t, policy.LiveConfig{File: file, Changed: func(before, after policy.Policy) {
+			changes += policy.Changes(before, after) + "\n"
+		}})
 		if v := l.Version(); v.Source != policy.SourceFile || !push(l) {
 			t.Errorf("the policy is %+v", v)
 		}
@@ -322,6 +325,9 @@ func TestFile(t *testing.T) {
 		synctest.Wait()
 		if push(l) {
 			t.Error("Reload() did not read the file")
+		}
+		if !strings.HasSuffix(changes, "\n- user:ann allow push on team/**\n") {
+			t.Errorf("told of the changes %q", changes)
 		}
 	})
 }

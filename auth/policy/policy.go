@@ -59,6 +59,27 @@ func (r Rule) String() string {
 	return fmt.Sprintf("%s %s %s on %s", r.Subject, verb, strings.Join(words, ","), r.Repositories)
 }
 
+// Changes says which rules make the difference between two policies, for people.
+func Changes(before, after Policy) string {
+	var changes []string
+	for _, side := range []struct {
+		sign          string
+		rules, others []Rule
+	}{{"-", before.Rules, after.Rules}, {"+", after.Rules, before.Rules}} {
+		known := map[string]int{}
+		for _, r := range side.others {
+			known[r.String()]++
+		}
+		for _, r := range side.rules {
+			text := r.String()
+			if known[text]--; known[text] < 0 {
+				changes = append(changes, side.sign+" "+text)
+			}
+		}
+	}
+	return strings.Join(changes, "; ")
+}
+
 // AdminGroup is the group whose members the default policy allows everything.
 const AdminGroup = "admins"
 

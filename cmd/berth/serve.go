@@ -98,6 +98,7 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	if _, err := storage.Sweep(ctx, r.data.Store, r.data.Index, log); err != nil {
 		return nil, err
 	}
+	cfg.Audit.Dir = r.data.dir.Path("audit")
 	measured := append(r.data.bolt.Metrics(), r.data.disk.Metrics()...)
 	if r.server, err = server.Open(ctx, cfg, r.data.Drivers, log, measured...); errors.Is(err, server.ErrNoUsers) {
 		return nil, misuse(err)

@@ -25,8 +25,9 @@ import (
 )
 
 // TestServeKilled kills berth serve with -9 while a hundred clients push. After
-// the restart everything that was answered with 201 is there, whole, and on the
-// disk there is no file that neither a name nor a session owns.
+// the restart everything that was answered with 201 is there, whole, and in the
+// audit log, and on the disk there is no file that neither a name nor a session
+// owns.
 func TestServeKilled(t *testing.T) {
 	const rounds, pushers = 4, 100
 	berth, data := binary(t), filepath.Join(t.TempDir(), "data")
@@ -67,6 +68,7 @@ func TestServeKilled(t *testing.T) {
 		server = serveAt(t, berth, data)
 		rec.check(t, server.url)
 		rec.checkFiles(t, server.url, filepath.Join(data, "registry"))
+		rec.checkAudit(t, filepath.Join(data, "registry", "audit"), round+1)
 		if err := server.stop(syscall.SIGTERM); err != nil || server.err != nil {
 			t.Errorf("stop after round %d: %v, %v", round, err, server.err)
 		}
@@ -264,6 +266,43 @@ func (r *record) checkFiles(t *testing.T, url, dir string) {
 		}
 		if !named {
 			t.Errorf("file %s has no name in any of %v", path, r.tried[d])
+		}
+	}
+}
+
+// checkAudit finds what was acknowledged in the audit log. A kill tears its last
+// line at most.
+func (r *record) checkAudit(t *testing.T, dir string, kills int) {
+	t.Helper()
+	recorded, torn := map[string]bool{}, 0
+	for _, path := range files(t, dir) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(text) {
+			var rec struct{ Action, Repo, Tag, Digest, Decision string }
+			switch {
+			case json.Unmarshal(line, &rec) != nil:
+				torn++
+			case rec.Action == "blob.push" && rec.Decision == "allowed":
+				recorded[rec.Digest] = true
+			case rec.Action == "manifest.push" && rec.Decision == "allowed":
+				recorded["/v2/"+rec.Repo+"/manifests/"+rec.Tag] = true
+			}
+		}
+	}
+	if torn > kills {
+		t.Errorf("%d lines of the audit log are torn by %d kills", torn, kills)
+	}
+	for d, repo := range r.blobs {
+		if !recorded[d.String()] {
+			t.Errorf("the audit log lacks the blob %s of %s", d, repo)
+		}
+	}
+	for path := range r.manifests {
+		if !recorded[path] {
+			t.Errorf("the audit log lacks %s", path)
 		}
 	}
 }

@@ -22,8 +22,9 @@ var arrows = map[string][]string{
 	"cmd/berth-init": {"node/container/..."},
 
 	"server":          {"auth/...", "internal/...", "server/...", "storage", "storage/backup", "storage/care", "storage/gc"},
-	"server/registry": {"auth", "internal/...", "storage"},
-	"server/control":  {"auth/...", "internal/...", "server/rollout", "storage", "storage/backup", "storage/care", "storage/gc"},
+	"server/audit":    {"auth/policy", "internal/..."},
+	"server/registry": {"auth", "internal/...", "server/audit", "storage"},
+	"server/control":  {"auth/...", "internal/...", "server/audit", "server/rollout", "storage", "storage/backup", "storage/care", "storage/gc"},
 	"server/rollout":  {"auth", "internal/...", "storage"},
 	"server/proxy":    {"auth", "client", "internal/...", "storage"},
 	"server/web":      {"auth", "internal/...", "storage"},

@@ -66,17 +66,25 @@ func WithHeader(err error, key string, values ...string) error {
 // ReadFrom, so that files still go out by sendfile, and Flush and Hijack.
 type Recorder struct {
 	http.ResponseWriter
-	Status int   // zero until the header is written
-	Bytes  int64 // of the body
-	Err    error // what the handler returned
-	Broken error // why the body is not all there: the client's reason, or its source's
-	cut    bool  // the answer had begun when Err came
+	ID     string // of the request
+	Status int    // zero until the header is written
+	Bytes  int64  // of the body
+	Err    error  // what the handler returned
+	Broken error  // why the body is not all there: the client's reason, or its source's
+	cut    bool   // the answer had begun when Err came
+
+	// BeforeAnswer, if it is not nil, is called once, with Status and Err set, before
+	// the client gets the first byte of the answer.
+	BeforeAnswer func()
+
+	// Note is for who sets BeforeAnswer.
+	Note any
 }
 
 // WriteHeader sends the header.
 func (w *Recorder) WriteHeader(status int) {
 	if w.Status == 0 && status >= 200 {
-		w.Status = status
+		w.answer(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -121,17 +129,32 @@ func (w *Recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *Recorder) begin() {
 	if w.Status == 0 {
-		w.Status = http.StatusOK
+		w.answer(http.StatusOK)
 	}
 }
 
-// requestID is the key of a request's id in its context.
-type requestID struct{}
+func (w *Recorder) answer(status int) {
+	w.Status = status
+	if w.BeforeAnswer != nil {
+		w.BeforeAnswer()
+	}
+}
+
+// recorderKey is the key of a request's Recorder in its context.
+type recorderKey struct{}
+
+// RecorderOf returns the recorder of the request that ctx belongs to, or nil.
+func RecorderOf(ctx context.Context) *Recorder {
+	rec, _ := ctx.Value(recorderKey{}).(*Recorder)
+	return rec
+}
 
 // RequestID returns the id of the request that ctx belongs to, or "".
 func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestID{}).(string)
-	return id
+	if rec := RecorderOf(ctx); rec != nil {
+		return rec.ID
+	}
+	return ""
 }
 
 // Observe is told of every request after its end.
@@ -147,8 +170,8 @@ func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) ht
 		began := time.Now()
 		id := rand.Text()[:16]
 		w.Header().Set("X-Request-Id", id)
-		r = r.WithContext(context.WithValue(r.Context(), requestID{}, id))
-		rec := &Recorder{ResponseWriter: w}
+		rec := &Recorder{ResponseWriter: w, ID: id}
+		r = r.WithContext(context.WithValue(r.Context(), recorderKey{}, rec))
 		defer func() {
 			if p := recover(); p != nil {
 				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -159,6 +182,7 @@ func Log(log *slog.Logger, render Render, observe Observe, next http.Handler) ht
 					render(rec, r, rec.Err)
 				}
 			}
+			rec.begin() // a handler that says nothing means 200
 			took := time.Since(began)
 			observe(r, rec, took)
 			level := slog.LevelDebug

@@ -17,6 +17,7 @@ import (
 	"berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/storage"
 	"berth.internal/storage/backup"
 	"berth.internal/storage/care"
@@ -68,6 +69,7 @@ type Config struct {
 	Store      storage.Store
 	Scrub      *care.Scrub
 	Backup     backup.Source // but for Hold, Tell and Version
+	Audit      *audit.Log
 	Log        *slog.Logger
 }
 
@@ -109,14 +111,23 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	// Who may not know what the server holds is not told either what a request
 	// should look like, as far as that can be said before it is read.
+	if op.does != "" {
+		h.Audit.Note(r).Does(op.does)
+	}
 	if op.Needs == Admin || op.Needs == Self {
 		if err := h.Access(r, values[fieldUser], op.Needs); err != nil {
+			if n := audit.Noted(r); n != nil {
+				n.Object = op.Method + " " + op.Path
+			}
 			return err
 		}
 	}
 	request, err := op.read(w, r, values)
 	if err != nil {
 		return err
+	}
+	if op.does != "" {
+		op.note(h.Audit.Note(r), request)
 	}
 	if repo, ok := op.repository(request); ok {
 		if _, err := oci.ParseName(repo); err != nil {

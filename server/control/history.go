@@ -10,6 +10,7 @@ import (
 
 	"berth.internal/internal/control"
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/storage"
 )
 
@@ -122,6 +123,8 @@ func (h *Handler) restore(r *http.Request, q control.RestoreRequest) (control.Re
 	if denied != nil {
 		rules.Immutable = func(string) bool { return true }
 	}
+	n := h.Audit.Note(r)
+	n.Digest = d.String()
 	set, err := h.Index.Restore(ctx, q.Repo, d, tags, rules)
 	var missing *storage.MissingError
 	switch {
@@ -131,9 +134,16 @@ func (h *Handler) restore(r *http.Request, q control.RestoreRequest) (control.Re
 		return control.Restored{}, control.Conflict.With(fmt.Sprintf("%s cannot be whole again: %s is gone for good; push the image again",
 			d, missing.Digests[0])).Because(err)
 	case errors.Is(err, storage.ErrImmutable):
+		n.Deny(string(Overwrite), q.Repo, "immutable_tags", "the tag is immutable")
 		return control.Restored{}, control.Conflict.With("the tag is immutable and is on another manifest").Because(err)
 	case storage.IsNotFound(err):
 		return control.Restored{}, control.NotFound.With(fmt.Sprintf("%s is neither in %s nor in its trash", d, q.Repo)).Because(err)
+	}
+	if err == nil {
+		n.Tags = nil
+		for _, tag := range set {
+			n.Tags = append(n.Tags, audit.Tag{Name: tag})
+		}
 	}
 	return control.Restored{Digest: d.String(), Tags: append([]string{}, set...)}, err
 }

@@ -37,6 +37,7 @@ func (h *Handler) putPolicy(r *http.Request, q control.PolicyUpdate) (control.Po
 		return control.Policy{}, err
 	}
 	p := policy.Policy{Rules: policy.FromWire(q.Rules)}
+	h.Audit.Note(r).Detail = policy.Changes(h.Policy.Version().Policy, p)
 	_, err = h.Policy.Put(r.Context(), p, rev)
 	switch wrong, _ := errors.AsType[policy.Problems](err); {
 	case wrong != nil:

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"berth.internal/internal/control"
+	"berth.internal/server/audit"
 )
 
 // Table returns the operations that there are. An operation is one row here
@@ -27,52 +28,55 @@ func Table() []Operation {
 		row(http.MethodGet, "/trash", Pull, (*Handler).trash,
 			"The manifests of a repository that were deleted and can be restored."),
 		row(http.MethodDelete, "/trash", Delete, (*Handler).purge,
-			"Takes a manifest out of the trash for good."),
+			"Takes a manifest out of the trash for good.").as("manifest.purge"),
 		row(http.MethodPost, "/restore", Push, (*Handler).restore,
-			"Puts a tag back, or brings a deleted manifest back with its tags."),
+			"Puts a tag back, or brings a deleted manifest back with its tags.").as("manifest.restore"),
 
 		row(http.MethodGet, "/policy", Admin, (*Handler).policy,
 			"Who may do what."),
 		row(http.MethodPut, "/policy", Admin, (*Handler).putPolicy,
-			"Replaces the policy whose revision the header If-Match names."),
+			"Replaces the policy whose revision the header If-Match names.").as("policy.change"),
 		row(http.MethodPost, "/policy/test", Admin, (*Handler).testPolicy,
 			"Whether a caller may do something, and which rule decides; with rules, whether they would allow it."),
 
 		row(http.MethodGet, "/users", Admin, (*Handler).listUsers,
 			"The users, without those of an htpasswd file."),
 		row(http.MethodPost, "/users", Admin, (*Handler).createUser,
-			"Makes a user. Without a password it makes one, which is in the answer and nowhere else."),
+			"Makes a user. Without a password it makes one, which is in the answer and nowhere else.").as("user.add"),
 		row(http.MethodGet, "/users/{user}", Admin, (*Handler).user,
 			"One user."),
 		row(http.MethodPut, "/users/{user}", Admin, (*Handler).replaceUser,
-			"Changes what is given of a user; with If-Match, of that revision. A new password ends all that the old one has opened."),
+			"Changes what is given of a user; with If-Match, of that revision. A new password ends all that the old one has opened.").as("user.change"),
 		row(http.MethodDelete, "/users/{user}", Admin, (*Handler).deleteUser,
-			"Deletes a user, whose tokens are void at once."),
+			"Deletes a user, whose tokens are void at once.").as("user.delete"),
 
 		row(http.MethodGet, "/users/{user}/keys", Self, (*Handler).listKeys,
 			"The API keys of a user; ~ is the user who asks, here and in the next two."),
 		row(http.MethodPost, "/users/{user}/keys", Self, (*Handler).createKey,
-			"Makes an API key, a password beside the password, that is in the answer and nowhere else."),
+			"Makes an API key, a password beside the password, that is in the answer and nowhere else.").as("key.add"),
 		row(http.MethodDelete, "/users/{user}/keys/{id}", Self, (*Handler).deleteKey,
-			"Deletes an API key; what was given out for it is void at once."),
+			"Deletes an API key; what was given out for it is void at once.").as("key.delete"),
 
 		row(http.MethodGet, "/robots", Admin, (*Handler).listRobots,
 			"The robots."),
 		row(http.MethodPost, "/robots", Admin, (*Handler).createRobot,
-			"Makes a robot, with a secret that is in the answer and nowhere else."),
+			"Makes a robot, with a secret that is in the answer and nowhere else.").as("robot.add"),
 		row(http.MethodGet, "/robots/{robot}", Admin, (*Handler).robot,
 			"One robot."),
 		row(http.MethodPut, "/robots/{robot}", Admin, (*Handler).replaceRobot,
-			"Changes what is given of a robot; with If-Match, of that revision."),
+			"Changes what is given of a robot; with If-Match, of that revision.").as("robot.change"),
 		row(http.MethodDelete, "/robots/{robot}", Admin, (*Handler).deleteRobot,
-			"Deletes a robot, whose secret and tokens are void at once."),
+			"Deletes a robot, whose secret and tokens are void at once.").as("robot.delete"),
+
+		row(http.MethodGet, "/audit", Admin, (*Handler).audit,
+			"What the audit log has: who did what, was denied or logged in."),
 
 		row(http.MethodGet, "/jobs", Admin, (*Handler).listJobs,
 			"The jobs that run, and the last that have ended, without their results."),
 		row(http.MethodGet, "/jobs/{id}", Admin, (*Handler).job,
 			"One job; with watch, as soon as it has changed since that revision, or after a minute."),
 		row(http.MethodDelete, "/jobs/{id}", Admin, (*Handler).cancelJob,
-			"Cancels a job, which ends soon; one that has ended stays as it is."),
+			"Cancels a job, which ends soon; one that has ended stays as it is.").as("job.cancel"),
 
 		row(http.MethodGet, "/gc", Admin, (*Handler).planGC,
 			"What the collector would do now with what is due, or in time with what is queued, entry by entry with the reason; changes nothing."),
@@ -100,10 +104,41 @@ type Operation struct {
 	Status int // of the answer if all goes well
 	Says   string
 
+	does    string // what the audit log calls it; empty: it changes nothing
 	request fields
 	answer  reflect.Type
 	result  reflect.Type // of the job that the answer is; nil: it is none
 	do      func(h *Handler, r *http.Request, request reflect.Value) (any, error)
+}
+
+// as gives an operation that changes something its name in the audit log.
+func (o Operation) as(name string) Operation {
+	o.does = name
+	return o
+}
+
+// objects are the fields that say what an operation is on, beside fieldRepo.
+var objects = []string{fieldUser, "robot", "name", "id", "dir"}
+
+// note tells the audit log what the request is about, and which other fields are
+// given: not their values, which may be secret.
+func (o Operation) note(n *audit.Note, request reflect.Value) {
+	var on, given []string
+	for _, name := range o.request.names {
+		field := request.FieldByIndex(o.request.byName[name].Index)
+		switch {
+		case field.IsZero():
+		case name == fieldRepo:
+			n.Repo = field.String()
+		case name == "digest" || name == "tag":
+			n.Names(field.String())
+		case slices.Contains(objects, name) && field.Kind() == reflect.String:
+			on = append(on, field.String())
+		default:
+			given = append(given, name)
+		}
+	}
+	n.Object, n.Detail = strings.Join(on, " "), strings.Join(given, " ")
 }
 
 // The fields that name what an operation is on.
@@ -141,6 +176,7 @@ func long[Q, R any](path string, needs Right, does func(*Handler, context.Contex
 			return does(h, ctx, tell, q)
 		})
 	}, says)
+	op.does = path[1:] + ".start"
 	op.Status, op.result = http.StatusAccepted, reflect.TypeFor[R]()
 	return op
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/storage"
 )
 
@@ -34,6 +35,9 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, t target) 
 	}
 	defer content.Close()
 	d := m.Digest.String()
+	if h.Audit.Pulls() {
+		h.Audit.Note(r).Digest = d
+	}
 	v := []string{d, `"` + d + `"`, m.MediaType, strconv.FormatInt(m.Size, 10)} // one allocation for all
 	head := w.Header()
 	head["Docker-Content-Digest"], head["Etag"] = v[0:1:1], v[1:2:2]
@@ -148,6 +152,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	} else if got := d.Algorithm().FromBytes(content); got != d {
 		return oci.DigestInvalid.With(fmt.Sprintf("the manifest has digest %s, not %s", got, d), nil)
 	}
+	h.note(r, t.name, d, put.Tags)
 	m.Content = storage.Content{Digest: d, Size: int64(len(content)), Inline: content}
 	put.Manifest = m
 	var denied error
@@ -161,6 +166,9 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	err = storage.PutManifest(durable(r), h.Store, h.Index, put)
 	if denied != nil && errors.Is(err, storage.ErrImmutable) {
 		return errors.Join(denied, err)
+	} else if errors.Is(err, storage.ErrImmutable) {
+		h.denyMove(r, t.name)
+		return err
 	} else if errors.Is(err, storage.ErrConflict) {
 		return oci.Denied.With("the tag is not on the manifest that If-Match names, or exists in spite of If-None-Match", nil).At(http.StatusPreconditionFailed).Because(err)
 	} else if err != nil {
@@ -182,6 +190,27 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	w.Header()["Content-Length"] = []string{"0"}
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// note tells the audit log which manifest the request is about, and what the tags
+// were on just before it.
+func (h *Handler) note(r *http.Request, repo string, d digest.Digest, tags []string) {
+	if !h.Audit.On() {
+		return
+	}
+	n := h.Audit.Note(r)
+	n.Digest, n.Tags = d.String(), make([]audit.Tag, len(tags))
+	for i, tag := range tags {
+		n.Tags[i].Name = tag
+		if was, err := h.Index.Tagged(r.Context(), repo, tag); err == nil {
+			n.Tags[i].Was = was.Digest.String()
+		}
+	}
+}
+
+// denyMove tells the audit log that a tag is immutable.
+func (h *Handler) denyMove(r *http.Request, repo string) {
+	h.Audit.Note(r).Deny(string(Overwrite), repo, "immutable_tags", "the tag is immutable")
 }
 
 // notHeld returns a digest of what the manifest names that need not be here and
@@ -257,11 +286,16 @@ func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, t targe
 		if _, bad := oci.ParseTag(t.ref); bad != nil {
 			return oci.ManifestUnknown.Because(bad)
 		}
+		h.note(r, t.name, "", []string{t.ref})
+		h.Audit.Note(r).Does("tag.delete")
 		err = h.Index.DeleteTag(r.Context(), t.name, t.ref, h.Rules(t.name))
 	}
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return oci.ManifestUnknown.Because(err)
+	case errors.Is(err, storage.ErrImmutable):
+		h.denyMove(r, t.name)
+		return err
 	case errors.Is(err, storage.ErrReferenced):
 		return oci.Denied.With("an index of the repository names this manifest; delete that first", nil).Because(err)
 	case err != nil:

@@ -17,6 +17,7 @@ import (
 
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
+	"berth.internal/server/audit"
 	"berth.internal/storage"
 )
 
@@ -42,8 +43,8 @@ const (
 	SparseAll   Sparse = "all"   // an image may lack its config and layers, too
 )
 
-// Config is what the API is built from. Every field but Sparse, Lists and Wider
-// is needed.
+// Config is what the API is built from. Every field but Sparse, Lists, Wider and
+// Audit is needed.
 type Config struct {
 	Store storage.Store
 	Index storage.Index
@@ -72,6 +73,8 @@ type Config struct {
 	// Rules returns those under which names change in repo.
 	Rules func(repo string) storage.Rules
 
+	Audit *audit.Log
+
 	Sparse       Sparse
 	MaxManifest  int64         // bytes; a larger manifest is refused with 413
 	UploadExpiry time.Duration // how long an idle upload is kept
@@ -98,7 +101,17 @@ type endpoint func(h *Handler, w http.ResponseWriter, r *http.Request, t target)
 type operation struct {
 	needs Action
 	serve endpoint
+
+	// does is what the audit log calls it; empty: it changes nothing, or its endpoint
+	// knows more.
+	does string
 }
+
+// Names of the audit log.
+const (
+	doesPull     = "pull"
+	doesPushBlob = "blob.push"
+)
 
 // lookup returns what method does with a kind of path; serve is nil if it does
 // nothing.
@@ -106,35 +119,35 @@ func lookup(k kind, method string) operation {
 	read := method == http.MethodGet || method == http.MethodHead
 	switch {
 	case k == kindBase && read:
-		return operation{Pull, (*Handler).base}
+		return operation{needs: Pull, serve: (*Handler).base}
 	case k == kindCatalog && read:
-		return operation{Pull, (*Handler).catalog}
+		return operation{needs: Pull, serve: (*Handler).catalog}
 	case k == kindTags && read:
-		return operation{Pull, (*Handler).tags}
+		return operation{needs: Pull, serve: (*Handler).tags}
 	case k == kindReferrers && read:
-		return operation{Pull, (*Handler).referrers}
+		return operation{needs: Pull, serve: (*Handler).referrers}
 	case k == kindManifest && read:
-		return operation{Pull, (*Handler).getManifest}
+		return operation{Pull, (*Handler).getManifest, doesPull}
 	case k == kindManifest && method == http.MethodPut:
-		return operation{Push, (*Handler).putManifest}
+		return operation{Push, (*Handler).putManifest, "manifest.push"}
 	case k == kindManifest && method == http.MethodDelete:
-		return operation{Delete, (*Handler).deleteManifest}
+		return operation{Delete, (*Handler).deleteManifest, "manifest.delete"}
 	case k == kindBlob && method == http.MethodHead:
-		return operation{Pull, (*Handler).headBlob}
+		return operation{needs: Pull, serve: (*Handler).headBlob}
 	case k == kindBlob && method == http.MethodGet:
-		return operation{Pull, (*Handler).getBlob}
+		return operation{Pull, (*Handler).getBlob, doesPull}
 	case k == kindBlob && method == http.MethodDelete:
-		return operation{Delete, (*Handler).deleteBlob}
+		return operation{Delete, (*Handler).deleteBlob, "blob.delete"}
 	case k == kindUploads && method == http.MethodPost:
-		return operation{Push, (*Handler).postUpload}
+		return operation{needs: Push, serve: (*Handler).postUpload}
 	case k == kindUpload && read:
-		return operation{Push, (*Handler).getUpload}
+		return operation{needs: Push, serve: (*Handler).getUpload}
 	case k == kindUpload && method == http.MethodPatch:
-		return operation{Push, (*Handler).patchUpload}
+		return operation{needs: Push, serve: (*Handler).patchUpload}
 	case k == kindUpload && method == http.MethodPut:
-		return operation{Push, (*Handler).putUpload}
+		return operation{Push, (*Handler).putUpload, doesPushBlob}
 	case k == kindUpload && method == http.MethodDelete:
-		return operation{Push, (*Handler).deleteUpload}
+		return operation{needs: Push, serve: (*Handler).deleteUpload}
 	}
 	return operation{}
 }
@@ -190,6 +203,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if op.serve == nil {
 		head.Set("Allow", allowed(t.kind))
 		return oci.Unsupported.With(fmt.Sprintf("%s is not supported here", r.Method), nil)
+	}
+	if op.needs != Pull || op.does != "" && h.Audit.Pulls() {
+		n := h.Audit.Note(r)
+		if n.Repo = t.name; op.does != "" {
+			n.Does(op.does)
+		}
+		if t.kind == kindManifest || t.kind == kindBlob { // not the id of an upload
+			n.Names(t.ref)
+		}
 	}
 	if err := h.Access(r, t.name, op.needs); err != nil {
 		return err

@@ -30,7 +30,11 @@ func (h *Handler) postUpload(w http.ResponseWriter, r *http.Request, t target) e
 		if err != nil {
 			return err
 		}
-		if r.ContentLength != 0 || want == want.Algorithm().FromBytes(nil) { // else the body is to come
+		// Else the body is to come.
+		if r.ContentLength != 0 || want == want.Algorithm().FromBytes(nil) {
+			n := h.Audit.Note(r)
+			n.Does(doesPushBlob)
+			n.Digest = want.String()
 			if err := h.store(r, t.name, want, nil, storage.Session{}); err != nil {
 				return err
 			}
@@ -86,6 +90,9 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, t target, mount,
 		}
 		switch _, err := h.Index.Mount(r.Context(), t.name, source, d, h.Rules(t.name).Grace); {
 		case err == nil:
+			n := h.Audit.Note(r)
+			n.Does("blob.mount")
+			n.Digest, n.Object = d.String(), source
 			return true, created(w, t.name, d)
 		case !errors.Is(err, storage.ErrNotFound):
 			return false, err
@@ -150,6 +157,7 @@ func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, t target) er
 	if err != nil {
 		return err
 	}
+	h.Audit.Note(r).Digest = want.String()
 	s, release, err := h.take(w, r, t)
 	if err != nil {
 		return err
