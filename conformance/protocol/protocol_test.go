@@ -11,6 +11,7 @@
 //	push_test.go       C  pushing manifests
 //	discovery_test.go  D  lists and referrers
 //	errors_test.go     D  errors and headers
+//	matrix_test.go     E  who may do what, over TLS
 //	proxy_test.go      B, D  proxies before the registry, and the registry as a mirror
 //
 // What every answer must have, check in client_test.go asks of each.
