@@ -341,8 +341,8 @@ func parseSubject(s string) (Kind, string, bool) {
 // state is what of an account counts for who has logged in: the groups and limits
 // it has now, and those of its API key if it was used. The epoch is another one when
 // what was given out before is void. Errors: ErrCredentials if nobody may come in by
-// it any more.
-func (s *Service) state(_ context.Context, kind Kind, name, key string) (c Caller, epoch string, err error) {
+// it any more; of a directory's users ErrUnavailable and ErrBusy.
+func (s *Service) state(ctx context.Context, kind Kind, name, key string) (c Caller, epoch string, err error) {
 	ok := false
 	switch kind {
 	case User:
@@ -350,6 +350,12 @@ func (s *Service) state(_ context.Context, kind Kind, name, key string) (c Calle
 			c, epoch, ok = Caller{Kind: User, Name: name, Groups: r.Groups}, r.Epoch, !r.Disabled
 		} else if hash, found := s.htpasswd.user(name); found {
 			c, epoch, ok = Caller{Kind: User, Name: name}, secretHash(hash), true
+		} else if s.directory != nil {
+			p, err := s.directory.person(ctx, name)
+			if err != nil {
+				return Caller{}, "", err
+			}
+			c, epoch, ok = Caller{Kind: User, Name: name, Groups: p.Groups}, p.epoch(), true
 		}
 	case Robot:
 		if r, _ := s.robots.get(name); r != nil {

@@ -35,22 +35,26 @@ type Config struct {
 	// Issuers are those whose tokens are accepted; nil: none.
 	Issuers Issuers
 
+	// Directory is where users are beside those of Records and Htpasswd.
+	Directory DirectoryConfig
+
 	Log *slog.Logger
 }
 
 // Service knows who may come in: users, robots, and what tokens say. It is safe
 // for concurrent use. Make it with Open.
 type Service struct {
-	records  storage.Records
-	log      *slog.Logger
-	hasher   *hasher
-	htpasswd *htpasswd
-	users    *mirror[record]
-	robots   *mirror[record]
-	apiKeys  *mirror[userKey]
-	keys     *keys
-	issuers  Issuers
-	decoy    string // a hash of nobody's password
+	records   storage.Records
+	log       *slog.Logger
+	hasher    *hasher
+	htpasswd  *htpasswd
+	users     *mirror[record]
+	robots    *mirror[record]
+	apiKeys   *mirror[userKey]
+	directory *directory // nil: there is none
+	keys      *keys
+	issuers   Issuers
+	decoy     string // a hash of nobody's password
 
 	secret  []byte // of this process, for logins
 	flights singleflight.Group
@@ -79,6 +83,9 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		decoy: decoy(), secret: random(32),
 		logins: newCache[login](maxLogins), tokens: newCache[verified](maxTokens),
 		accounts: newBuckets(accountEvery, accountBurst), addresses: newBuckets(addressEvery, addressBurst),
+	}
+	if cfg.Directory.Directory != nil {
+		s.directory = newDirectory(cfg.Directory, cfg.Log)
 	}
 	if s.htpasswd, err = openHtpasswd(cfg.Htpasswd, cfg.Log); err != nil {
 		return nil, err
@@ -123,7 +130,7 @@ func (s *Service) Run(ctx context.Context) {
 
 // InUse tells whether there is anybody who could log in.
 func (s *Service) InUse() bool {
-	return s.htpasswd.path != "" || s.users.len() > 0 || s.robots.len() > 0 || s.issuers != nil && s.issuers.Some()
+	return s.directory != nil || s.htpasswd.path != "" || s.users.len() > 0 || s.robots.len() > 0 || s.issuers != nil && s.issuers.Some()
 }
 
 // LimitedError says that a password may not be tried now.
@@ -149,6 +156,7 @@ const (
 
 // login is what became of a password.
 type login struct {
+	name  string // of the account, if it is of a directory
 	epoch string
 	right bool
 	at    time.Time
@@ -159,7 +167,7 @@ type login struct {
 // that a client that sends one with each request costs one hash; fresh is true if
 // it was not remembered. An API key of the user is as good as the password, within
 // its limits. With the name OIDCPrefix+ISSUER the password is the token of a job.
-// Errors: ErrCredentials; ErrBusy; *LimitedError; ErrIssuer; ctx's.
+// Errors: ErrCredentials; ErrBusy; ErrUnavailable; *LimitedError; ErrIssuer; ctx's.
 func (s *Service) Basic(ctx context.Context, name, password, address string) (_ Caller, fresh bool, _ error) {
 	if issuer, ok := strings.CutPrefix(name, OIDCPrefix); ok {
 		return s.job(ctx, issuer, password, address)
@@ -168,12 +176,11 @@ func (s *Service) Basic(ctx context.Context, name, password, address string) (_ 
 	if kind == User && IsKey(password) {
 		return s.byKey(ctx, account, password, address)
 	}
-	c, epoch, shut := s.state(ctx, kind, account, "")
-	mac := hmac.New(sha256.New, s.secret)
-	for _, part := range []string{string(kind), "\x00", account, "\x00", password} {
-		_, _ = mac.Write([]byte(part)) // never fails
+	if kind == User && s.directory != nil && !s.here(account) {
+		return s.byDirectory(ctx, account, password, address)
 	}
-	key := [32]byte(mac.Sum(nil))
+	c, epoch, shut := s.state(ctx, kind, account, "")
+	key := s.loginKey(kind, account, password)
 	known, found := s.logins.get(key)
 	found = found && known.epoch == epoch
 	age := time.Since(known.at)
@@ -221,12 +228,22 @@ func (s *Service) Subject(name string) string {
 	default:
 		r, _ := s.users.get(account)
 		_, listed := s.htpasswd.user(account)
-		known = r != nil || listed
+		known = r != nil || listed || s.directory != nil && s.directory.knows(account)
 	}
 	if !known {
 		return ""
 	}
 	return subject(kind, account)
+}
+
+// loginKey is the key of a login in the cache. Nobody else can make it, and it tells
+// nothing of the password.
+func (s *Service) loginKey(kind Kind, account, password string) [32]byte {
+	mac := hmac.New(sha256.New, s.secret)
+	for _, part := range []string{string(kind), "\x00", account, "\x00", password} {
+		_, _ = mac.Write([]byte(part)) // never fails
+	}
+	return [32]byte(mac.Sum(nil))
 }
 
 // try tells whether the password is right, whether or not the account may be used.

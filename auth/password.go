@@ -44,23 +44,31 @@ const (
 
 // hasher hashes passwords, on as many processors as there are, and lets few wait.
 type hasher struct {
-	running chan struct{}
-	waiting chan struct{}
-	hashes  *prometheus.CounterVec
+	queue
+	hashes *prometheus.CounterVec
 }
 
 // hashQueue is how many logins wait for a processor; more are turned away.
 const hashQueue = 64
 
 func newHasher() *hasher {
-	n := runtime.GOMAXPROCS(0)
-	h := &hasher{running: make(chan struct{}, n), waiting: make(chan struct{}, n+hashQueue), hashes: prometheus.NewCounterVec(prometheus.CounterOpts{
+	h := &hasher{queue: newQueue(runtime.GOMAXPROCS(0), hashQueue), hashes: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "berth_auth_password_hashes_total", Help: "Passwords that were hashed, which is meant to be expensive.",
 	}, []string{"kind"})}
 	for _, kind := range []string{kindArgon, kindBcrypt} {
 		h.hashes.WithLabelValues(kind)
 	}
 	return h
+}
+
+// queue does a few things at once, and lets a few wait.
+type queue struct {
+	running chan struct{}
+	waiting chan struct{} // and running
+}
+
+func newQueue(atOnce, waiting int) queue {
+	return queue{running: make(chan struct{}, atOnce), waiting: make(chan struct{}, atOnce+waiting)}
 }
 
 // The kinds of hashes.
@@ -72,21 +80,28 @@ const (
 // Metrics returns what the service measures.
 func (s *Service) Metrics() []prometheus.Collector { return []prometheus.Collector{s.hasher.hashes} }
 
-// do runs work as soon as it is its turn. Errors: ErrBusy; ctx's.
+// do runs work, which makes a hash of that kind. Errors: as of queue.do.
 func (h *hasher) do(ctx context.Context, kind string, work func()) error {
+	return h.queue.do(ctx, func() {
+		h.hashes.WithLabelValues(kind).Inc()
+		work()
+	})
+}
+
+// do runs work as soon as it is its turn. Errors: ErrBusy; ctx's.
+func (q queue) do(ctx context.Context, work func()) error {
 	select {
-	case h.waiting <- struct{}{}:
-		defer func() { <-h.waiting }()
+	case q.waiting <- struct{}{}:
+		defer func() { <-q.waiting }()
 	default:
 		return ErrBusy
 	}
 	select {
-	case h.running <- struct{}{}:
-		defer func() { <-h.running }()
+	case q.running <- struct{}{}:
+		defer func() { <-q.running }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	h.hashes.WithLabelValues(kind).Inc()
 	work()
 	return nil
 }

@@ -239,11 +239,17 @@ func (s *Server) refuse(r *http.Request, repo string, a registry.Action, v *visi
 	return tooMany(v.err)
 }
 
-// tooMany says in the words of the API that a password or a token is not tried
-// now.
+// tooMany says in the words of the API that it cannot be told now who somebody is.
 func tooMany(err error) error {
+	if _, said := errors.AsType[*oci.Error](err); said {
+		return err
+	}
 	if limited, ok := errors.AsType[*auth.LimitedError](err); ok {
 		return httpx.WithHeader(oci.TooManyRequests.With(limited.Error(), nil), "Retry-After", strconv.Itoa(limited.Seconds()))
+	}
+	if errors.Is(err, auth.ErrUnavailable) {
+		return httpx.WithHeader(oci.Unknown.With("the directory of users does not answer: try again in some seconds, and if that goes on tell the registry's administrator", nil).
+			At(http.StatusServiceUnavailable).Because(err), "Retry-After", "5")
 	}
 	if errors.Is(err, auth.ErrBusy) {
 		return httpx.WithHeader(oci.TooManyRequests.With(err.Error()+": try again in a second", nil), "Retry-After", "1")

@@ -56,7 +56,10 @@ func (s *Server) loggedIn(r *http.Request, name string, c auth.Caller, fresh boo
 		return
 	}
 	rec := wire.AuditRecord{Who: s.identities.Subject(name), Credential: credentialOf(c, "basic"), Action: "login", Decision: wire.AuditAllowed}
-	if rec.Who == "" {
+	switch {
+	case err == nil:
+		rec.Who = subjectOf(c) // a directory may spell the name otherwise
+	case rec.Who == "":
 		rec.Who = "unknown"
 	}
 	if err != nil {
@@ -94,6 +97,8 @@ func reasonOf(err error) string {
 		return "wrong name or password"
 	case errors.Is(err, errAuthorization):
 		return "the header Authorization cannot be read"
+	case errors.Is(err, auth.ErrUnavailable):
+		return auth.ErrUnavailable.Error()
 	case errors.Is(err, auth.ErrBusy):
 		return "too many logins at once"
 	}

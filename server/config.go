@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
+	"berth.internal/auth/ldap"
 	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/units"
@@ -67,6 +69,10 @@ type Config struct {
 	// secret, each with name, issuer, ca, and jobs with audience, require and
 	// groups: see package auth/oidc. Default none.
 	OIDC []oidc.Issuer `yaml:"oidc"`
+
+	// LDAP is a server with users and groups: see package auth/ldap. Users of berth's
+	// own come before those of the same name there. Default none.
+	LDAP ldap.Config `yaml:"ldap"`
 
 	// TrustedProxies are the addresses and networks of proxies in front of the
 	// registry. What they say of a request, in X-Forwarded-For, -Proto and -Host,
@@ -236,6 +242,7 @@ func DefaultConfig() Config {
 		Scrub:           Scrub{Interval: 7 * 24 * time.Hour, Rate: 16 << 20},
 		Audit:           Audit{Enabled: true, FileSize: 16 << 20, Files: 32},
 		ShutdownTimeout: 30 * time.Second,
+		LDAP:            ldap.DefaultConfig(),
 	}
 }
 
@@ -266,6 +273,11 @@ func (c Config) Validate() error {
 	case AnonymousNone, AnonymousPull, AnonymousPush:
 	default:
 		wrong("anonymous: %q is none of none, pull, push", string(c.Anonymous))
+	}
+	if err := c.LDAP.Validate(); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			wrong("ldap.%s", line)
+		}
 	}
 	if err := oidc.Check(c.OIDC); err != nil {
 		errs = append(errs, err)
@@ -354,7 +366,7 @@ func (c Config) noUsers() error {
 // that a public registry in a data directory that does not exist yet will have no
 // users.
 func (c Config) CheckUsers() error {
-	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" && len(c.OIDC) == 0 {
+	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" && len(c.OIDC) == 0 && c.LDAP.URL == "" {
 		return c.noUsers()
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"berth.internal/auth"
+	"berth.internal/auth/ldap"
 	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	wire "berth.internal/internal/control"
@@ -70,12 +71,19 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
+	directory := auth.DirectoryConfig{Recheck: cfg.LDAP.Recheck, Outage: cfg.LDAP.Outage}
+	if cfg.LDAP.URL != "" {
+		if directory.Directory, err = ldap.Open(cfg.LDAP, log); err != nil {
+			return nil, fmt.Errorf("ldap.%w", err)
+		}
+	}
 	if s.issuers, err = oidc.New(cfg.OIDC, log); err != nil {
 		return nil, err
 	}
 	s.audit = audit.New(audit.Config{Dir: cfg.Audit.Dir, Settings: cfg.Audit.settings(), Who: s.sender, Log: log})
 	s.identities, err = auth.Open(ctx, auth.Config{
-		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, SecretKeyFile: cfg.SecretKeyFile, Issuers: s.issuers, Log: log,
+		Records: d.Records, Htpasswd: cfg.Htpasswd, AdminPasswordFile: cfg.AdminPasswordFile, SecretKeyFile: cfg.SecretKeyFile, Issuers: s.issuers,
+		Directory: directory, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -340,6 +348,9 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	trouble := s.issuers.Trouble()
 	for _, name := range slices.Sorted(maps.Keys(trouble)) {
 		parts = append(parts, amiss("issuer of tokens "+name, trouble[name]))
+	}
+	if s.cfg.LDAP.URL != "" {
+		parts = append(parts, amiss("directory of users", s.identities.Amiss()))
 	}
 	if s.cert != nil {
 		parts = append(parts, amiss("certificate", s.cert.amiss(time.Now())))

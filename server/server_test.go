@@ -70,6 +70,12 @@ func TestValidate(t *testing.T) {
 			"tls.acme: gets", `tls.acme.hosts: "localhost"`, `tls.acme.hosts: "::1"`, `tls.acme.hosts: "Registry`,
 			"tls.acme.email: ", "tls.acme.directory: ", "tls.acme.accept_terms: ",
 		}},
+		{"LDAP", func(c *Config) {
+			c.LDAP.URL, c.LDAP.UserBase = "ldaps://ldap.example.com", "ou=people,dc=example,dc=com"
+		}, nil},
+		{"bad LDAP", func(c *Config) { c.LDAP.URL, c.LDAP.Timeout = "ldap://ldap.example.com", 0 }, []string{
+			"ldap.url: passwords would go to ldap.example.com in the clear", "ldap.user_base: ", "ldap.timeout: ",
+		}},
 		{"CAs of clients without TLS", func(c *Config) { c.TLS.ClientCA = "ca.crt" }, []string{"tls.client_ca: needs"}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}

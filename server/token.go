@@ -77,10 +77,10 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", "GET, POST")
 		return oci.Unsupported
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.giveToken(w, r, q)
 	}
-	return s.giveToken(w, r, q)
+	return tooMany(err)
 }
 
 // login returns who has the name and the password.

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -280,6 +282,15 @@ func cmdExpect(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	_, err = find(ts, args[0]).find(re)
 	ts.Check(err)
+}
+
+// cmdPort is for programs that cannot find a free port themselves and say which.
+func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
+	positive(ts, neg, args, 1, "port NAME")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	ts.Check(l.Close())
 }
 
 // cmdEventually is for what a program cannot be asked to wait for.

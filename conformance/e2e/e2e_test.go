@@ -18,6 +18,7 @@
 //	mounted IMAGE DIR            mounts an image of a file system
 //	acme NAME ADDRESS            starts a CA that speaks ACME: see cmdACME
 //	eventually PROGRAM [ARG...]  runs it until it succeeds, for 10 s
+//	port NAME                    sets $NAME to a port of 127.0.0.1 that is free
 //	provider NAME                starts an OpenID provider, sets $NAME to its URL
 //	browse URL NAME              opens a page of the provider's, and logs in there as NAME
 //	ended NAME                   waits until NAME has ended, well, or with ! badly
@@ -98,6 +99,7 @@ func TestStories(t *testing.T) {
 			"damage":     cmdDamage,
 			"mounted":    cmdMounted,
 			"eventually": cmdEventually,
+			"port":       cmdPort,
 			"acme":       cmdACME,
 			"provider":   cmdProvider,
 			"browse":     cmdBrowse,

@@ -240,6 +240,8 @@ func accountError(err error) error {
 		return control.Conflict.With(err.Error() + ": choose another, or delete that one first")
 	case errors.Is(err, auth.ErrInvalid):
 		return control.Invalid.With(strings.ReplaceAll(err.Error(), auth.ErrInvalid.Error()+": ", ""))
+	case errors.Is(err, auth.ErrUnavailable):
+		return control.Unavailable.With("the directory of users does not answer: try again in some seconds").Because(err)
 	case errors.Is(err, auth.ErrBusy):
 		return httpx.WithHeader(control.TooMany.With(err.Error()+": try again in a second"), "Retry-After", "1")
 	case errors.Is(err, storage.ErrConflict):

@@ -74,7 +74,7 @@ func invalidRules(wrong policy.Problems) error {
 }
 
 // testPolicy answers POST /policy/test.
-func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control.PolicyAnswer, error) {
+func (h *Handler) testPolicy(r *http.Request, q control.PolicyQuestion) (control.PolicyAnswer, error) {
 	var answer control.PolicyAnswer
 	kind, name, named := strings.Cut(q.Subject, ":")
 	c := auth.Caller{Kind: auth.Kind(kind), Name: name, Groups: q.Groups, Claims: q.Claims}
@@ -115,6 +115,12 @@ func (h *Handler) testPolicy(_ *http.Request, q control.PolicyQuestion) (control
 			if q.Groups == nil {
 				c.Groups = known.Groups
 			}
+		} else if q.Groups == nil {
+			known, err := h.Identities.Lookup(r.Context(), c.Kind, c.Name)
+			if err != nil && !errors.Is(err, auth.ErrUnknown) {
+				return answer, accountError(err)
+			}
+			c.Groups = known.Groups
 		}
 	}
 	decider := h.Decider
