@@ -61,7 +61,8 @@ func parseAuthorization(values []string) (credential, error) {
 	switch {
 	case len(values) > 1 || !ok || rest == "":
 	case strings.EqualFold(scheme, "bearer"):
-		if !strings.ContainsAny(rest, " \t,") {
+		// One after the other: ContainsAny looks at a token letter by letter.
+		if strings.IndexByte(rest, ' ') < 0 && strings.IndexByte(rest, '\t') < 0 && strings.IndexByte(rest, ',') < 0 {
 			return credential{scheme: "bearer", password: rest}, nil
 		}
 	case strings.EqualFold(scheme, "basic"):
@@ -74,13 +75,10 @@ func parseAuthorization(values []string) (credential, error) {
 	return credential{}, errAuthorization
 }
 
-// visitorKey is the key of a request's visitor.
-type visitorKey struct{}
-
 // visitorOf returns who identify has found.
 func visitorOf(r *http.Request) *visitor {
-	if v, ok := r.Context().Value(visitorKey{}).(*visitor); ok {
-		return v
+	if rec := httpx.RecorderOf(r.Context()); rec != nil && rec.Who != nil {
+		return rec.Who.(*visitor)
 	}
 	return anonymous
 }
@@ -92,9 +90,9 @@ func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owne
 
 // identify finds out who sent the request, once for all that is asked about it.
 // Without users, credentials say nothing.
-func (s *Server) identify(r *http.Request) *http.Request {
+func (s *Server) identify(r *http.Request) {
 	if !isAdmin(r) && !isNode(r) && (r.Header["Authorization"] == nil && s.clients == nil || !s.identities.InUse()) {
-		return r
+		return
 	}
 	v := *anonymous
 	if isAdmin(r) {
@@ -104,7 +102,7 @@ func (s *Server) identify(r *http.Request) *http.Request {
 	} else {
 		s.recognize(r, &v)
 	}
-	return r.WithContext(context.WithValue(r.Context(), visitorKey{}, &v))
+	httpx.RecorderOf(r.Context()).Who = &v
 }
 
 func (s *Server) recognize(r *http.Request, v *visitor) {

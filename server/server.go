@@ -127,9 +127,11 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
-			api.ServeHTTP(w, s.identify(r)) // it reads its paths from their end, which no router does
+			s.identify(r)
+			api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
 		case isControl(r):
-			s.control.ServeHTTP(w, s.identify(r))
+			s.identify(r)
+			s.control.ServeHTTP(w, r)
 		default:
 			router.ServeHTTP(w, r)
 		}

@@ -77,8 +77,9 @@ type Recorder struct {
 	// the client gets the first byte of the answer.
 	BeforeAnswer func()
 
-	// Note is for who sets BeforeAnswer.
-	Note any
+	// Note is for who sets BeforeAnswer, Who for who finds out who sent the request. A
+	// context with them for each would cost more than finding out.
+	Note, Who any
 }
 
 // WriteHeader sends the header.
