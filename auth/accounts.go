@@ -55,6 +55,7 @@ type record struct {
 	Expires  time.Time `json:"expires,omitzero"`
 	Grants   []Grant   `json:"grants,omitempty"`
 	Created  time.Time `json:"created"`
+	Origin   *Origin   `json:"origin,omitempty"` // of a user without a hash, who logs in by an issuer
 
 	// Epoch is another one after each change that ends what was given out on the
 	// strength of the old password. It is random: an account that is deleted and
@@ -272,6 +273,9 @@ func (s *Service) Change(ctx context.Context, kind Kind, name string, e Edit) (A
 
 // apply returns r with the change.
 func (e Edit) apply(r record, kind Kind, hash string) (record, error) {
+	if r.Origin != nil && (e.Groups != nil || hash != "") {
+		return r, invalid("the groups of this user are what %s says at each login, and the password is there, too: change them there", r.Origin.Issuer)
+	}
 	if e.Groups != nil {
 		if kind != User {
 			return r, invalid("a %s has no groups", kind)
@@ -347,7 +351,8 @@ func (s *Service) state(ctx context.Context, kind Kind, name, key string) (c Cal
 	switch kind {
 	case User:
 		if r, _ := s.users.get(name); r != nil {
-			c, epoch, ok = Caller{Kind: User, Name: name, Groups: r.Groups}, r.Epoch, !r.Disabled
+			c, epoch = Caller{Kind: User, Name: name, Groups: r.Groups}, r.Epoch
+			ok = !r.Disabled && (r.Origin == nil || s.vouched(name, *r.Origin))
 		} else if hash, found := s.htpasswd.user(name); found {
 			c, epoch, ok = Caller{Kind: User, Name: name}, secretHash(hash), true
 		} else if s.directory != nil {

@@ -72,6 +72,17 @@ type Issuers interface {
 	// Suppose returns what a token of the issuer would say that had these claims, by
 	// the issuer's words.
 	Suppose(issuer string, claims map[string]string) Assertion
+
+	// Logins returns those that people log in by.
+	Logins() []LoginIssuer
+
+	// Identify reads an ID token of a person, which must be of the issuer of that
+	// name, and fresh. Errors: as of Verify.
+	Identify(ctx context.Context, issuer, token string) (Identity, error)
+
+	// Vouches tells whether the user of that name and origin may come in by what is
+	// configured now. It costs no input or output.
+	Vouches(user string, o Origin) bool
 }
 
 // Job returns who a job would be whose token of the issuer had these claims, by the

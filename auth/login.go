@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 			return nil, fmt.Errorf("read accounts: %w", err)
 		}
 	}
-	if cfg.AdminPasswordFile != "" && s.users.len() == 0 {
+	if cfg.AdminPasswordFile != "" && !s.hasOwn() {
 		if err := s.firstAdmin(ctx, cfg.AdminPasswordFile); err != nil {
 			return nil, err
 		}
@@ -274,7 +274,7 @@ func (s *Service) try(ctx context.Context, kind Kind, name, password, counted, a
 		}
 	}
 	hash, known := "", false
-	if r, _ := s.users.get(name); r != nil {
+	if r, _ := s.users.get(name); r != nil && r.Origin == nil {
 		hash, known = r.Hash, true
 	} else if hash, known = s.htpasswd.user(name); !known {
 		if hash = s.htpasswd.decoy(); hash == "" {

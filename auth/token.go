@@ -260,7 +260,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (Caller, error) {
 	who, _, _ := strings.Cut(rest, ".")
 	text, err := base64.RawURLEncoding.DecodeString(who)
 	kind, name, named := parseSubject(string(text))
-	if !ok || !named || err != nil || checkName(name) != nil || kind != User && kind != Robot {
+	if !ok || !named || err != nil || !possible(name) || kind != User && kind != Robot {
 		return Caller{}, ErrCredentials
 	}
 	stored, err := s.records.Get(ctx, refreshKeys(kind, name)+secretHash(token))

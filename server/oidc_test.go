@@ -114,7 +114,7 @@ func TestJobs(t *testing.T) {
 		{"another job pulls", "oidc+gitlab:" + other, "GET", "/v2/team/base/manifests/1", 403, "may not pull team/base"},
 		{"a job that is not let in", "oidc+gitlab:" + i.token(t, "evil/app", time.Hour), "GET", "/v2/", 401, `the token of gitlab is not accepted: its claim namespace_path is \"evil\"`},
 		{"one that is not, with Bearer", i.token(t, "evil/app", time.Hour), "GET", "/v2/", 401, `its claim namespace_path is \"evil\"`},
-		{"another issuer's name", "oidc+github:" + app, "GET", "/v2/", 401, `this registry knows no issuer \"github\"`},
+		{"another issuer's name", "oidc+github:" + app, "GET", "/v2/", 401, `this registry knows no issuer \"github\" of tokens for jobs`},
 		{"no token at all", "oidc+gitlab:password", "GET", "/v2/", 401, "it is not a signed JWT"},
 		{"expired", "oidc+gitlab:" + i.token(t, "team/app", -time.Second), "GET", "/v2/", 401, "it has expired"},
 		{"as a user's password", "ann:" + app, "GET", "/v2/", 401, "the name or the password is wrong"},

@@ -119,7 +119,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
-		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
+		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Address: s.proxies.client, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
 		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
 	})

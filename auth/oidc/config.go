@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"berth.internal/auth/policy"
 )
@@ -30,6 +32,60 @@ type Issuer struct {
 
 	// Jobs lets CI jobs in with the tokens that the issuer gives them.
 	Jobs *Jobs `yaml:"jobs"`
+
+	// People lets people log in with the accounts that they have there: berth login
+	// --oidc NAME.
+	People *People `yaml:"people"`
+}
+
+// People says who may log in by an issuer, and what they are called here: the user
+// ISSUER+NAME, in groups ISSUER+GROUP. What they may do is a matter of the policy.
+type People struct {
+	// ClientID is berth's name at the issuer, where it is a public client for a native
+	// application: without a secret, with PKCE (RFC 7636), and with the redirect URI
+	// http://127.0.0.1/callback on any port (RFC 8252) or the device flow (RFC 8628).
+	ClientID string `yaml:"client_id"`
+
+	// Scopes are asked for beside openid. Default profile, email.
+	Scopes []string `yaml:"scopes"`
+
+	// UsernameClaim is the claim of the ID token that names the user: 1 to 64
+	// letters, digits and . _ - @. It must be one that people cannot choose freely.
+	// Default preferred_username.
+	UsernameClaim string `yaml:"username_claim"`
+
+	// GroupsClaim is the claim with the groups, a list of texts or one text. Groups
+	// with other characters in their names than letters, digits and . _ - @ / do not
+	// count; a slash before a name is left out. Default groups.
+	GroupsClaim string `yaml:"groups_claim"`
+
+	// Require are claims that an ID token must have, as in Jobs. It is needed where
+	// everybody can have an account, such as {hd: example.com} with Google. Default
+	// none.
+	Require map[string]string `yaml:"require"`
+
+	// Lasts is how long somebody is known here after the last login, with the groups
+	// of that: then API keys and all else are good for nothing until the next.
+	// Default 720h.
+	Lasts time.Duration `yaml:"lasts"`
+}
+
+// What People is where nothing else is said.
+const (
+	usualUsername = "preferred_username"
+	usualGroups   = "groups"
+	usualLasts    = 30 * 24 * time.Hour
+)
+
+// filled returns p with what is usual.
+func (p People) filled() People {
+	p.UsernameClaim = cmp.Or(p.UsernameClaim, usualUsername)
+	p.GroupsClaim = cmp.Or(p.GroupsClaim, usualGroups)
+	p.Lasts = cmp.Or(p.Lasts, usualLasts)
+	if p.Scopes == nil {
+		p.Scopes = []string{"profile", "email"}
+	}
+	return p
 }
 
 // Jobs says which tokens of an issuer are those of jobs that may come in. What
@@ -91,11 +147,19 @@ func Check(list []Issuer) error {
 			wrong(".issuer", "%s is there twice", one.URL)
 		}
 		names[one.Name], urls[one.URL] = true, true
+		if one.Jobs == nil && one.People == nil {
+			wrong("", "%s is for nobody: say in jobs or people whom it lets in", one.Name)
+		}
+		if one.People != nil {
+			one.People.check(wrong)
+		}
 		if one.Jobs == nil {
-			wrong("", "%s is for nobody: say in jobs whom it lets in", one.Name)
 			continue
 		}
 		j := one.Jobs
+		if one.People != nil && j.Audience == one.People.ClientID {
+			wrong(".jobs.audience", "must be another than people.client_id: a job and a person are not the same")
+		}
 		if j.Audience == "" {
 			wrong(".jobs.audience", "must say whom the tokens are made for, such as the URL of this registry")
 		}
@@ -119,6 +183,31 @@ func Check(list []Issuer) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// check tells wrong what is wrong with p.
+func (p People) check(wrong func(key, format string, args ...any)) {
+	if p.ClientID == "" || len(p.ClientID) > maxValue {
+		wrong(".people.client_id", "must be berth's name at the issuer")
+	}
+	for _, scope := range p.Scopes {
+		if scope == "" || strings.ContainsFunc(scope, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
+			wrong(".people.scopes", "%.80q is not a scope", scope)
+		}
+	}
+	for key, claim := range map[string]string{".people.username_claim": p.UsernameClaim, ".people.groups_claim": p.GroupsClaim} {
+		if claim != "" {
+			if err := checkKey(claim); err != nil {
+				wrong(key, "%w", err)
+			}
+		}
+	}
+	for _, err := range checkClaims(p.Require) {
+		wrong(".people.require", "%w", err)
+	}
+	if p.Lasts < 0 {
+		wrong(".people.lasts", "must not be negative")
+	}
 }
 
 func checkClaims(claims map[string]string) (errs []error) {

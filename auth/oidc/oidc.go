@@ -80,9 +80,16 @@ func (s *Issuers) Set(list []Issuer) error {
 	defer s.mu.Unlock()
 	old, fresh := s.now.Load(), &set{byName: map[string]*issuer{}, byURL: map[string]*issuer{}}
 	for _, one := range list {
-		i := &issuer{Issuer: one, require: conditions(one.Name, one.Jobs.Require)}
-		for _, g := range one.Jobs.Groups {
-			i.groups = append(i.groups, group{name: auth.Of(one.Name, g.Name), when: conditions(one.Name, g.Claims)})
+		i := &issuer{Issuer: one}
+		if j := one.Jobs; j != nil {
+			i.require = conditions(one.Name, j.Require)
+			for _, g := range j.Groups {
+				i.groups = append(i.groups, group{name: auth.Of(one.Name, g.Name), when: conditions(one.Name, g.Claims)})
+			}
+		}
+		if one.People != nil {
+			p := one.People.filled()
+			i.People = &p
 		}
 		if same := old.byURL[one.URL]; same != nil && same.ca == one.CA { // it keeps its keys
 			i.provider = same.provider
@@ -141,7 +148,7 @@ func (s *Issuers) Whose(raw string) string {
 	if err != nil {
 		return ""
 	}
-	if i := s.now.Load().byURL[t.issuer]; i != nil {
+	if i := s.now.Load().byURL[t.issuer]; i != nil && i.Jobs != nil {
 		return i.Name
 	}
 	return ""
@@ -162,8 +169,8 @@ func (s *Issuers) Trouble() map[string]error {
 // Verify implements auth.Issuers.
 func (s *Issuers) Verify(ctx context.Context, name, raw string) (auth.Assertion, error) {
 	i := s.now.Load().byName[name]
-	if i == nil {
-		return auth.Assertion{}, &auth.RefusedError{Why: fmt.Sprintf("this registry knows no issuer %.40q", name)}
+	if i == nil || i.Jobs == nil {
+		return auth.Assertion{}, &auth.RefusedError{Why: fmt.Sprintf("this registry knows no issuer %.40q of tokens for jobs", name)}
 	}
 	t, err := i.verify(ctx, raw, i.Jobs.Audience)
 	if err != nil {
@@ -180,7 +187,7 @@ func (s *Issuers) Verify(ctx context.Context, name, raw string) (auth.Assertion,
 // Suppose implements auth.Issuers.
 func (s *Issuers) Suppose(name string, claims map[string]string) auth.Assertion {
 	a := auth.Assertion{Issuer: name, Subject: claims["sub"], Claims: map[string]string{}}
-	if i := s.now.Load().byName[name]; i != nil {
+	if i := s.now.Load().byName[name]; i != nil && i.Jobs != nil {
 		a.Claims[auth.Of(name, "iss")], a.Claims[auth.Of(name, "aud")] = i.URL, i.Jobs.Audience
 	}
 	for key, value := range claims {
@@ -192,7 +199,7 @@ func (s *Issuers) Suppose(name string, claims map[string]string) auth.Assertion 
 // Admit implements auth.Issuers.
 func (s *Issuers) Admit(a auth.Assertion) (auth.Caller, error) {
 	i := s.now.Load().byName[a.Issuer]
-	if i == nil || i.URL != a.Claims[auth.Of(a.Issuer, "iss")] || i.Jobs.Audience != a.Claims[auth.Of(a.Issuer, "aud")] {
+	if i == nil || i.Jobs == nil || i.URL != a.Claims[auth.Of(a.Issuer, "iss")] || i.Jobs.Audience != a.Claims[auth.Of(a.Issuer, "aud")] {
 		return auth.Caller{}, &auth.RefusedError{Issuer: a.Issuer, Why: "its issuer and audience are none of those that this registry knows, or not any more"}
 	}
 	for _, c := range i.require {

@@ -34,6 +34,8 @@ type loginOptions struct {
 	fromStdin bool
 	caFile    string
 	expires   string
+	oidc      string
+	device    bool
 }
 
 func newLogin(std stdio) *cobra.Command {
@@ -47,9 +49,13 @@ Without an address it logs in again at the server of --context, or of the curren
 
 The password is not kept: the server makes an API key in its place, good for 90 days,
 which berth logout deletes. Robots and API keys can be used to log in, too, and are
-kept as they are.`,
+kept as they are.
+
+With --oidc a browser logs in at an OpenID provider that the server knows; with
+--device that may be a browser on another machine.`,
 		Example: `  berth login registry.example.com:5000
   berth login --context prod --ca ca.crt --user ann registry.example.com:5000
+  berth login --oidc corp registry.example.com
   berth login --user robot+ci --password-stdin registry.example.com < secret`,
 		Args:    cobra.MaximumNArgs(1),
 		GroupID: groupRun,
@@ -60,8 +66,16 @@ kept as they are.`,
 	f.BoolVar(&o.fromStdin, "password-stdin", false, "read the password from the input")
 	f.StringVar(&o.caFile, "ca", "", "PEM `file` of the CA to trust there beside the system's; it is kept in the context")
 	f.StringVar(&o.expires, "expires", loginLife, "let the login end after this `time`, such as 12h, on this date, or never")
+	f.StringVar(&o.oidc, "oidc", "", "log in at the OpenID provider that the server calls by this `name`")
+	f.BoolVar(&o.device, "device", false, "with --oidc: show a page and a code for a browser on any machine")
 	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts) // the flag is there
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case o.device && o.oidc == "":
+			return misuse(errors.New("--device is a way of --oidc: say which provider, with --oidc NAME"))
+		case o.oidc != "" && (o.user != "" || o.fromStdin):
+			return misuse(errors.New("with --oidc the provider asks who you are: leave out --user and --password-stdin"))
+		}
 		return logIn(cmd.Context(), std, o, only(args))
 	}
 	return cmd
@@ -80,7 +94,11 @@ func logIn(ctx context.Context, std stdio, o loginOptions, address string) error
 	if u, err := url.Parse(c.Server); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		fmt.Fprintf(std.err, "The password goes to %s in the clear: everybody on the way can read it.\n", anonymous.Host())
 	}
-	got, err := byPassword(ctx, std, o, c)
+	by := byPassword
+	if o.oidc != "" {
+		by = byOIDC
+	}
+	got, err := by(ctx, std, o, c)
 	if err != nil {
 		return explainTLS(err, c.Server)
 	}

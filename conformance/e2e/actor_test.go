@@ -154,7 +154,7 @@ func (a *actor) output() string {
 // environ is the environment of a story.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "WORK", "TMPDIR", "CONTAINERS_STORAGE_CONF", "DOCKER_CONFIG", "BUILDAH_ISOLATION", "BERTH_SOCKET", "BERTH_REGISTRY", "DOCKER_HOST", "DEBIAN", "GOROOT"} {
+	for _, name := range []string{"PATH", "HOME", "WORK", "TMPDIR", "XDG_CONFIG_HOME", "CONTAINERS_STORAGE_CONF", "DOCKER_CONFIG", "BUILDAH_ISOLATION", "BERTH_SOCKET", "BERTH_REGISTRY", "DOCKER_HOST", "DEBIAN", "GOROOT"} {
 		if value := ts.Getenv(name); value != "" {
 			env = append(env, name+"="+value)
 		}

@@ -13,7 +13,7 @@ type AuditRecord struct {
 	// that was named, or unknown if there is none of that name: people type
 	// passwords where the name belongs.
 	Who        string `json:"who"`
-	Credential string `json:"credential,omitempty"` // basic, token, refresh, socket or none
+	Credential string `json:"credential,omitempty"` // basic, token, id_token, refresh, socket or none
 	From       string `json:"from,omitempty"`       // address of the client, as far as trusted proxies tell it
 
 	Action string `json:"action"` // such as manifest.push; berth admin audit --help lists them

@@ -18,6 +18,10 @@ type Note struct {
 	Detail string
 	Tags   []Tag // a record for each; none: one record without
 
+	// Who and Credential, if they are not empty, are of whom the request lets in.
+	Who        string
+	Credential string
+
 	rule   string // that allowed it
 	keep   bool   // recorded whatever comes of it, unless one is asked to log in
 	denied bool   // by denier, for the reason why, if the answer says so
@@ -93,7 +97,7 @@ func (n *Note) Deny(action, repo, rule, why string) {
 
 // end records the note of a request that is answered with status.
 func (l *Log) end(r *http.Request, n *Note, status int) {
-	rec := control.AuditRecord{Action: n.Action, Repo: n.Repo, Digest: n.Digest, Object: n.Object, Detail: n.Detail, Status: status}
+	rec := control.AuditRecord{Who: n.Who, Credential: n.Credential, Action: n.Action, Repo: n.Repo, Digest: n.Digest, Object: n.Object, Detail: n.Detail, Status: status}
 	switch {
 	case n.denied && (status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusConflict):
 		rec.Decision, rec.Rule, rec.Reason = control.AuditDenied, n.denier, n.why

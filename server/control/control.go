@@ -50,6 +50,9 @@ type Config struct {
 	// Caller returns who sent the request.
 	Caller func(r *http.Request) auth.Caller
 
+	// Address returns the address that the request came from, without port.
+	Address func(r *http.Request) string
+
 	// Ready tells what the server consists of, and what of it is ready.
 	Ready func(ctx context.Context) []control.Part
 

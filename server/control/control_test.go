@@ -72,7 +72,8 @@ func newHandler(rights ...Right) *Handler {
 			}
 			return control.Denied.With(fmt.Sprintf("no %s on %q", needs, repo))
 		},
-		Caller: func(*http.Request) auth.Caller { return auth.Caller{Kind: auth.Socket} },
+		Caller:  func(*http.Request) auth.Caller { return auth.Caller{Kind: auth.Socket} },
+		Address: func(*http.Request) string { return "192.0.2.1" },
 		Ready: func(context.Context) []control.Part {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},

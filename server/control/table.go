@@ -23,6 +23,11 @@ func Table() []Operation {
 		row(http.MethodGet, "/server", Everyone, (*Handler).server,
 			"Which server this is, whether it is ready and, for callers that it knows, what it supports."),
 
+		row(http.MethodGet, "/login", Everyone, (*Handler).loginIssuers,
+			"The issuers of ID tokens that people can log in by."),
+		row(http.MethodPost, "/login", Everyone, (*Handler).logIn,
+			"Makes an API key in exchange for an ID token of an issuer.").as("login"),
+
 		row(http.MethodGet, "/history", Pull, (*Handler).history,
 			"What the tags of a repository were on, those that are gone included."),
 		row(http.MethodGet, "/trash", Pull, (*Handler).trash,
