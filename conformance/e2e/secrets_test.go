@@ -30,10 +30,10 @@ func TestSecretsStaySecret(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	adminFile, keyFile := filepath.Join(t.TempDir(), "admin"), filepath.Join(t.TempDir(), "key")
 	admin, seal := s.make("of the first administrator"), s.make("that encrypts keys")+s.make("the rest of that")
-	config := filepath.Join(t.TempDir(), "berth.yaml")
+	config, issuer := filepath.Join(t.TempDir(), "berth.yaml"), newIssuer(t)
 	for path, text := range map[string]string{
 		adminFile: admin + "\n", keyFile: seal + "\n",
-		config: fmt.Sprintf("admin_password_file: %s\nsecret_key_file: %s\naudit: {pulls: true}\n", adminFile, keyFile),
+		config: fmt.Sprintf("admin_password_file: %s\nsecret_key_file: %s\naudit: {pulls: true}\n", adminFile, keyFile) + issuer.config(),
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -82,6 +82,8 @@ func TestSecretsStaySecret(t *testing.T) {
 	const empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	s.want(201, s.do("robot+ci:"+robot, "POST", "/v2/team/app/blobs/uploads/?digest="+empty, "", ""))
 	s.want(200, s.do("ann:"+key, "GET", "/v2/team/app/blobs/"+empty, "", ""))
+
+	s.byIssuer(issuer)
 
 	// What goes wrong: guesses, and secrets where they do not belong.
 	wrong := s.make("that is wrong")
