@@ -51,6 +51,7 @@ var errSignature = errors.New("its signature is not right")
 type provider struct {
 	url    string
 	ca     string
+	file   string // with its keys; empty: it is asked
 	client *http.Client
 	log    *slog.Logger
 	now    func() time.Time
@@ -85,8 +86,8 @@ type flight struct {
 	err  error
 }
 
-// newProvider asks nothing yet. ca is a file; empty: the system's.
-func newProvider(issuer, ca string, log *slog.Logger) (*provider, error) {
+// newProvider asks nothing yet. ca and keys are files, or empty.
+func newProvider(issuer, ca, keys string, log *slog.Logger) (*provider, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxResponseHeaderBytes = 64 << 10
 	transport.MaxIdleConnsPerHost = 1
@@ -102,8 +103,14 @@ func newProvider(issuer, ca string, log *slog.Logger) (*provider, error) {
 		}
 		transport.TLSClientConfig.RootCAs = roots
 	}
-	p := &provider{url: issuer, ca: ca, log: log, now: time.Now, pause: keysPause}
+	p := &provider{url: issuer, ca: ca, file: keys, log: log, now: time.Now, pause: keysPause}
 	p.client = &http.Client{Transport: bounded{transport}, Timeout: fetchMost, CheckRedirect: followed}
+	if keys != "" {
+		var err error
+		if p.keys, err = p.readFile(); err != nil {
+			return nil, fmt.Errorf("oidc: keys: %w", err)
+		}
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -305,6 +312,9 @@ func (p *provider) ask() (*keySet, error) {
 }
 
 func (p *provider) read(ctx context.Context) (*keySet, error) {
+	if p.file != "" {
+		return p.readFile()
+	}
 	published, err := oidc.NewProvider(ctx, p.url)
 	if err != nil {
 		return nil, err
@@ -335,6 +345,25 @@ func (p *provider) read(ctx context.Context) (*keySet, error) {
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("its keys: %w", err)
+	}
+	keys.all, err = parseKeys(text)
+	return keys, err
+}
+
+// readFile reads the issuer's keys from a file.
+func (p *provider) readFile() (*keySet, error) {
+	keys := &keySet{at: p.now()}
+	f, err := os.Open(p.file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxAnswer+1))
+	if err == nil && len(text) > maxAnswer {
+		err = fmt.Errorf("%s has more than %d bytes", p.file, maxAnswer)
+	}
+	if err != nil {
+		return nil, err
 	}
 	keys.all, err = parseKeys(text)
 	return keys, err

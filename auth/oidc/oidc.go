@@ -91,11 +91,11 @@ func (s *Issuers) Set(list []Issuer) error {
 			p := one.People.filled()
 			i.People = &p
 		}
-		if same := old.byURL[one.URL]; same != nil && same.ca == one.CA { // it keeps its keys
+		if same := old.byURL[one.URL]; same != nil && same.ca == one.CA && same.file == one.Keys { // it keeps its keys
 			i.provider = same.provider
 		} else {
 			var err error
-			if i.provider, err = newProvider(one.URL, one.CA, s.log); err != nil {
+			if i.provider, err = newProvider(one.URL, one.CA, one.Keys, s.log); err != nil {
 				fresh.closeBut(old)
 				return err
 			}

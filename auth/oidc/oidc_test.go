@@ -502,6 +502,49 @@ func TestCA(t *testing.T) {
 	}
 }
 
+// TestKeysFile has an issuer that nobody can ask.
+func TestKeysFile(t *testing.T) {
+	f := newIssuer(t)
+	keys := filepath.Join(t.TempDir(), "keys.jwks")
+	write := func(set any) {
+		t.Helper()
+		if err := os.WriteFile(keys, must(json.Marshal(set)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{f.keys[0].Public()}}
+	write(one)
+	s := f.issuers(func(i *Issuer) { i.URL, i.Keys = "https://kubernetes.default.svc", keys })
+	clock := s.clocked("ci")
+	verify := func(key any, kid string) string {
+		_, err := s.Verify(t.Context(), "ci", sign(t, jose.RS256, key, map[jose.HeaderKey]any{"kid": kid}, f.claims(map[string]any{
+			"iss": "https://kubernetes.default.svc", "exp": time.Now().Add(24 * time.Hour).Unix(),
+		})))
+		return outcome(err)
+	}
+	step := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	step("a key of the file", verify(rsaKey, "one"), "good")
+	step("another", verify(otherKey, "two"), "refused")
+	clock.pass(keysPause)
+	one.Keys = append(one.Keys, jose.JSONWebKey{Key: &otherKey.PublicKey, KeyID: "two"})
+	write(one)
+	step("another, when it is in the file", verify(otherKey, "two"), "good")
+	write("nothing")
+	if err := s.Set([]Issuer{{Name: "new", URL: "https://new.test", Keys: keys, Jobs: &Jobs{Audience: "a", Require: map[string]string{"sub": "**"}}}}); err == nil || !strings.HasPrefix(err.Error(), "oidc: keys: ") {
+		t.Errorf("Set with a damaged file: %v", err)
+	}
+	clock.pass(keysMost + time.Second)
+	step("a damaged file", verify(rsaKey, "one"), "down")
+	if f.asked.Load() > 0 {
+		t.Error("the issuer was asked")
+	}
+}
+
 func TestCheck(t *testing.T) {
 	good := func() Issuer {
 		return Issuer{Name: "ci", URL: "https://ci.test", Jobs: &Jobs{Audience: "a", Require: map[string]string{"ref": "ma*"}}}
@@ -521,6 +564,8 @@ func TestCheck(t *testing.T) {
 		{"plain HTTP", func(i *Issuer) { i.URL = "http://ci.test" }, "oidc[0].issuer: http://ci.test: keys must come by https"},
 		{"a host alone", func(i *Issuer) { i.URL = "ci.test" }, "oidc[0].issuer: \"ci.test\" is not a URL"},
 		{"a query", func(i *Issuer) { i.URL = "https://ci.test?a" }, "oidc[0].issuer: an issuer's URL has neither"},
+		{"plain HTTP with keys from a file", func(i *Issuer) { i.URL, i.Keys = "http://ci.test", "keys" }, ""},
+		{"keys from a file, and a CA", func(i *Issuer) { i.Keys, i.CA = "keys", "ca" }, "oidc[0].keys: is for jobs of an issuer that is not asked"},
 		{"for nobody", func(i *Issuer) { i.Jobs = nil }, "oidc[0]: ci is for nobody"},
 		{"no audience", func(i *Issuer) { i.Jobs.Audience = "" }, "oidc[0].jobs.audience: must say"},
 		{"everybody's jobs", func(i *Issuer) { i.Jobs.Require = nil }, "oidc[0].jobs.require: must name a claim"},
