@@ -401,6 +401,38 @@ func TestControlByUsers(t *testing.T) {
 	}
 }
 
+// TestPagesOfOtherSites sends what a browser sends for a page of another site, with
+// the password that it remembers, or none where none is needed.
+func TestPagesOfOtherSites(t *testing.T) {
+	with, _ := people(t, nil)
+	without, _ := newServer(t, nil)
+	for name, s := range map[string]*Server{ann: with, "": without} {
+		for _, tc := range []struct {
+			method, path, header, value string
+			refused                     bool
+		}{
+			{"POST", "/v2/a/blobs/uploads/", "Sec-Fetch-Site", "cross-site", true},
+			{"POST", "/v2/a/blobs/uploads/", "Sec-Fetch-Site", "same-site", true},
+			{"POST", "/v2/a/blobs/uploads/", "Origin", "https://evil.example.com", true},
+			{"DELETE", "/v2/a/manifests/1", "Origin", "null", true},
+			{"PUT", "/v2/a/manifests/1", "Sec-Fetch-Site", "cross-site", true},
+			{"POST", wire.Base + "/restore", "Sec-Fetch-Site", "cross-site", true},
+			{"POST", "/v2/a/blobs/uploads/", "Sec-Fetch-Site", "same-origin", false},
+			{"POST", "/v2/a/blobs/uploads/", "Origin", "http://registry.example.com:5000", false},
+			{"POST", "/v2/a/blobs/uploads/", "User-Agent", "containerd", false},
+			{"GET", "/v2/a/tags/list", "Sec-Fetch-Site", "cross-site", false}, // the page is not shown the answer
+		} {
+			w := as(t, s, name, tc.method, tc.path, "", tc.header, tc.value)
+			if refused := w.Code == 403; refused != tc.refused || refused != strings.Contains(w.Body.String(), "page of another site") {
+				t.Errorf("%.3q: %s %s with %s: %s = %d %s, want it refused: %v", name, tc.method, tc.path, tc.header, tc.value, w.Code, w.Body, tc.refused)
+			}
+			if w.Header().Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%s %s may be read by pages of other sites", tc.method, tc.path)
+			}
+		}
+	}
+}
+
 // TestLastUser deletes the only user of a registry that other machines reach: it
 // must not be open to everybody then.
 func TestLastUser(t *testing.T) {

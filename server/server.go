@@ -124,11 +124,19 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
 	})
 	router := s.routes(gatherer)
+	pages := http.NewCrossOriginProtection()
+	distribution := httpx.Handle(registry.Render, func(w http.ResponseWriter, r *http.Request) error {
+		if err := pages.Check(r); err != nil {
+			return oci.Denied.With("a page of another site sent this request: only programs, and pages of this one, change anything here", nil).Because(err)
+		}
+		s.identify(r)
+		api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
+		return nil
+	})
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
-			s.identify(r)
-			api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
+			distribution.ServeHTTP(w, r)
 		case isControl(r):
 			s.identify(r)
 			s.control.ServeHTTP(w, r)

@@ -1,6 +1,7 @@
 package protocol_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -91,10 +92,7 @@ func TestMatrix(t *testing.T) {
 					}
 					want, denied := f[column], false
 					for _, need := range strings.Split(f[0], ",") {
-						where := kind
-						if need == "login" || need == "token" || need == "admin" {
-							where = "-"
-						}
+						where := cmp.Or(kind, "-")
 						if need == "anyone" || need == "overwrite" && !there || rights[need+" "+where][i] == "+" {
 							continue
 						}
