@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 
 	"berth.internal/internal/control"
 )
@@ -85,6 +86,21 @@ func (c Config) Validate() error {
 	}
 	if c.Socket == "" || len(c.Socket) > maxSocketPath {
 		errs = append(errs, fmt.Errorf("socket: must be a path of 1 to %d bytes", maxSocketPath))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckFiles returns all that is wrong with the files that the configuration names,
+// each line beginning with the key.
+func (c Config) CheckFiles() error {
+	var errs []error
+	for _, f := range []struct{ key, path string }{{"registry_ca", c.RegistryCA}, {"registry_password_file", c.RegistryPasswordFile}} {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.key, err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -131,7 +131,7 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 	default:
 		var c auth.Caller
 		var fresh bool
-		c, fresh, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.proxies.client(r))
+		c, fresh, v.err = s.identities.Basic(r.Context(), v.shown.name, v.shown.password, s.client(r))
 		session = sessionOf(c)
 		session.Catalog = true
 		s.loggedIn(r, v.shown.name, c, fresh, v.err)
@@ -285,7 +285,7 @@ func (s *Server) challenge(r *http.Request, repo string, a registry.Action, v *v
 }
 
 func (s *Server) challengeFor(r *http.Request, v *visitor, err *oci.Error, scope string) error {
-	bearer := fmt.Sprintf("Bearer realm=%q,service=%q", s.proxies.origin(r)+tokenPath, auth.ServiceName)
+	bearer := fmt.Sprintf("Bearer realm=%q,service=%q", s.now.Load().proxies.origin(r)+tokenPath, auth.ServiceName)
 	if scope != "" {
 		bearer += fmt.Sprintf(",scope=%q", scope)
 	}

@@ -29,7 +29,7 @@ func (s *Server) sender(r *http.Request, rec *wire.AuditRecord) {
 	default:
 		rec.Credential = credentialOf(v.Owner, v.shown.scheme)
 	}
-	rec.From = s.proxies.client(r)
+	rec.From = s.client(r)
 }
 
 // subjectOf names the caller as the policy does.

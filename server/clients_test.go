@@ -182,7 +182,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Fatalf("before the change = %d", code)
 	}
 	writePEM(t, files.ClientCA, "CERTIFICATE", other.cert.Raw)
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool {
 		code, _ := ask(theirs, secret, "")
 		return code == 404 || code == 401 && s.clients.now.Load() == nil
@@ -195,11 +195,11 @@ func TestClientCertificates(t *testing.T) {
 		if err := os.WriteFile(files.ClientCA, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s.Reload()
+		_, _ = s.Reload(t.Context())
 		eventually(t, func() bool { return s.clients.amiss() != nil && strings.Contains(s.clients.amiss().Error(), says) })
 	}
 	writePEM(t, files.ClientCA, "CERTIFICATE", ca.client(t, "ann").cert.Raw)
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool { return strings.Contains(s.clients.amiss().Error(), "CN=ann, is not of a CA") })
 	if code, _ := ask(theirs, secret, ""); code != 404 {
 		t.Errorf("after a broken file = %d, want what was in force before", code)

@@ -128,6 +128,11 @@ type Config struct {
 	// login: it is node:local in the policy, and may pull unless that forbids it.
 	LocalNode net.Listener `yaml:"-"`
 
+	// Reread reads the configuration again, as it is now, for Server.Reload. restart
+	// are keys of other parts of the program that have changed and that only a restart
+	// puts in force. Nil: it cannot be read again.
+	Reread func() (cfg Config, restart []string, err error) `yaml:"-"`
+
 	// Version is berth's own, for the control API.
 	Version string `yaml:"-"`
 }
@@ -307,10 +312,10 @@ func (c Config) Validate() error {
 	}
 	for i, p := range c.ImmutableTags {
 		if err := policy.CheckPattern(p.Repositories); err != nil {
-			wrong("immutable_tags: rule %d: repositories: %w", i+1, err)
+			wrong("immutable_tags[%d].repositories: %w", i, err)
 		}
 		if err := policy.CheckTags(p.Tags); err != nil {
-			wrong("immutable_tags: rule %d: tags: %w", i+1, err)
+			wrong("immutable_tags[%d].tags: %w", i, err)
 		}
 	}
 	if c.Collect.UntaggedGrace <= 0 {

@@ -59,7 +59,7 @@ func TestBrokenPolicyFile(t *testing.T) {
 		t.Errorf("a pull that the policy denies = %d %s", status, answer)
 	}
 	write("rules: [x]")
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool {
 		status, answer := tcp("GET", "/readyz", "")
 		return status == 200 && answer == "the policy needs an administrator: berth admin server and the log say why\n"

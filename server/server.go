@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -55,8 +56,10 @@ type Server struct {
 	identities *auth.Service
 	issuers    *oidc.Issuers
 	decider    auth.Decider
-	proxies    proxies
 	audit      *audit.Log
+
+	now       atomic.Pointer[current]
+	reloading sync.Mutex // held while now is replaced
 }
 
 // Open returns a server over the drivers. It takes no ownership of them: close
@@ -68,7 +71,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	}
 	s := &Server{cfg: cfg, storage: d, log: log, metrics: newMetrics(), name: cfg.Listen, patience: usualPatience}
 	var err error
-	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+	if err = s.adopt(cfg); err != nil {
 		return nil, err
 	}
 	directory := auth.DirectoryConfig{Recheck: cfg.LDAP.Recheck, Outage: cfg.LDAP.Outage}
@@ -116,11 +119,11 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
 		Access: s.access, Wider: s.wider, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect, Audit: s.audit,
-		Sparse: cfg.Sparse, Rules: cfg.rules, MaxManifest: int64(cfg.MaxManifest), UploadExpiry: cfg.UploadExpiry,
+		Limits: s.limits, Rules: s.rules, UploadExpiry: cfg.UploadExpiry,
 	})
 	s.control = control.New(control.Config{
-		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Address: s.proxies.client, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
-		Index: d.Index, Rules: cfg.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
+		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Address: s.client, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
+		Settings: s.settings, Reload: s.Reload, Index: d.Index, Rules: s.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
 	})
 	router := s.routes(gatherer)
@@ -202,7 +205,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		}
 	}
 	s.name = l.Addr().String()
-	if host, _, err := net.SplitHostPort(s.cfg.Listen); s.cert == nil && s.proxies == nil && s.identities.InUse() && (err != nil || !loopback(host)) {
+	if host, _, err := net.SplitHostPort(s.cfg.Listen); s.cert == nil && s.now.Load().proxies == nil && s.identities.InUse() && (err != nil || !loopback(host)) {
 		s.log.Warn("passwords come to this address in the clear: set tls.cert and tls.key, or name the proxy that speaks TLS for it as trusted_proxies", "address", s.name)
 	}
 	hs := &http.Server{
@@ -275,7 +278,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		listeners--
 		err = errors.Join(err, hs.Close())
 	case <-ctx.Done():
-		s.log.Info("registry is stopping; transfers under way may end", "timeout_seconds", s.cfg.ShutdownTimeout.Seconds())
+		s.log.Info("registry is stopping; transfers under way may end", "timeout_seconds", s.now.Load().ShutdownTimeout.Seconds())
 		err = s.shutdown(context.WithoutCancel(ctx), hs)
 	}
 	for range listeners {
@@ -287,10 +290,9 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	return err
 }
 
-// Reload reads again what the configuration names: the certificate, the CAs of
+// readFiles reads again what the configuration names: the certificate, the CAs of
 // clients, and the policy, if that is in a file. What cannot be read stays as it was.
-func (s *Server) Reload() {
-	s.log.Info("the configuration's files are read again")
+func (s *Server) readFiles() {
 	s.policy.Reload()
 	if s.cert != nil {
 		s.cert.reload()
@@ -302,7 +304,7 @@ func (s *Server) Reload() {
 
 // shutdown lets requests under way end, for ShutdownTimeout.
 func (s *Server) shutdown(ctx context.Context, hs *http.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.now.Load().ShutdownTimeout)
 	defer cancel()
 	err := hs.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -367,6 +369,9 @@ func (s *Server) ready(ctx context.Context) []wire.Part {
 	}
 	if s.clients != nil {
 		parts = append(parts, amiss("CAs of clients", s.clients.amiss()))
+	}
+	if problem := s.now.Load().problem; problem != "" {
+		parts = append(parts, amiss("configuration", errors.New(problem)))
 	}
 	if s.audit.On() {
 		parts = append(parts, amiss("audit log", s.audit.Problem()))

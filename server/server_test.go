@@ -57,7 +57,7 @@ func TestValidate(t *testing.T) {
 		{"immutable tags", func(c *Config) {
 			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "{V,v}*"}, {"team/[", "v*"}, {"a", ""}, {"Team", "a/b"}}
 		}, []string{
-			"trash: ", `immutable_tags: rule 2: repositories: "team/[": `, `immutable_tags: rule 3: tags: a pattern of tags is missing`,
+			"trash: ", `immutable_tags[1].repositories: "team/[": `, `immutable_tags[2].tags: a pattern of tags is missing`,
 			`immutable_tags: rule 4: repositories: "Team": no repository has the character 'T'`, `immutable_tags: rule 4: tags: "a/b": `,
 		}},
 		{"ACME", func(c *Config) {

@@ -133,7 +133,7 @@ func TestTLS(t *testing.T) {
 	}
 	before := serial()
 	pair(t, TLS{Cert: cfg.Cert, Key: filepath.Join(t.TempDir(), "key")}, 2, time.Hour)
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool { return readyz() == needs })
 	if now := serial(); now != before {
 		t.Errorf("a pair that does not match is in force, serial %d", now)
@@ -142,16 +142,16 @@ func TestTLS(t *testing.T) {
 		t.Errorf("the parts are %+v", p)
 	}
 	pair(t, cfg, 3, 20*24*time.Hour)
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool { return serial() == 3 && readyz() == "200 OK " })
 	// One that ends soon is taken, too, but reported.
 	pair(t, cfg, 4, 24*time.Hour)
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool { return serial() == 4 && readyz() == needs })
 	if err := os.Remove(cfg.Key); err != nil {
 		t.Fatal(err)
 	}
-	s.Reload()
+	_, _ = s.Reload(t.Context())
 	eventually(t, func() bool {
 		p := s.ready(t.Context())
 		return strings.Contains(p[len(p)-1].Reason, "tls.key: open ")

@@ -85,7 +85,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) error {
 
 // login returns who has the name and the password.
 func (s *Server) login(r *http.Request, name, password string) (auth.Caller, error) {
-	c, fresh, err := s.identities.Basic(r.Context(), name, password, s.proxies.client(r))
+	c, fresh, err := s.identities.Basic(r.Context(), name, password, s.client(r))
 	s.loggedIn(r, name, c, fresh, err)
 	if errors.Is(err, auth.ErrCredentials) {
 		return c, wrongLogin(err)

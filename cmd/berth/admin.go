@@ -40,7 +40,7 @@ func newAdmin(std stdio) *cobra.Command {
 	}
 	at.flags(cmd)
 	cmd.AddCommand(newAdminServer(std, &at), newAdminGC(std, &at), newAdminFsck(std, &at), newAdminScrub(std, &at),
-		newAdminBackup(std, &at), newAdminRestore(std, &at), newAdminAudit(std, &at), newAdminAPI(std))
+		newAdminBackup(std, &at), newAdminRestore(std, &at), newAdminAudit(std, &at), newAdminConfig(std, &at), newAdminReload(std, &at), newAdminAPI(std))
 	return cmd
 }
 

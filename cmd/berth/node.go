@@ -21,7 +21,9 @@ root. When it stops, its containers run on. ` + settingsHelp,
 		Example: `  sudo berth node --registry http://10.0.0.1:5000
   sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com
   sudo berth node --registry https://registry.example.com:5000 --registry-ca ca.crt --registry-user robot+node --registry-password-file secret`,
-	}, defaultNode, nodeFlags, runNode)
+	}, defaultNode, nodeFlags, func(ctx context.Context, cfg node.Config, _ func() (node.Config, error), log *slog.Logger) error {
+		return runNode(ctx, cfg, log)
+	})
 }
 
 func defaultNode() node.Config {

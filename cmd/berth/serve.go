@@ -51,7 +51,11 @@ func serveFlags(f *pflag.FlagSet, cfg *server.Config) {
 }
 
 // serve runs the registry until ctx ends.
-func serve(ctx context.Context, cfg server.Config, log *slog.Logger) (err error) {
+func serve(ctx context.Context, cfg server.Config, again func() (server.Config, error), log *slog.Logger) (err error) {
+	cfg.Reread = func() (server.Config, []string, error) {
+		cfg, err := again()
+		return cfg, nil, err
+	}
 	r, err := openRegistry(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -109,8 +113,8 @@ func openRegistry(ctx context.Context, cfg server.Config, log *slog.Logger) (_ *
 	return r, err
 }
 
-// serve runs the registry until ctx ends. SIGHUP makes it read again what it
-// reads from files.
+// serve runs the registry until ctx ends. SIGHUP makes it read its configuration
+// again.
 func (r *registry) serve(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -122,7 +126,7 @@ func (r *registry) serve(ctx context.Context) error {
 			case <-ctx.Done():
 				return
 			case <-hangup:
-				r.server.Reload()
+				r.server.Hangup(ctx)
 			}
 		}
 	})

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,9 +19,10 @@ from variables of the environment such as BERTH_DATA, then from flags; the last
 one given counts.`
 
 // daemon makes cmd a command that runs until it is told to stop, with settings
-// C: those that flags defines, and all that the file of --config may hold.
+// C: those that flags defines, and all that the file of --config may hold. again
+// reads them anew.
 func daemon[C interface{ Validate() error }](std stdio, cmd *cobra.Command, defaults func() C,
-	flags func(*pflag.FlagSet, *C), run func(context.Context, C, *slog.Logger) error,
+	flags func(*pflag.FlagSet, *C), run func(ctx context.Context, cfg C, again func() (C, error), log *slog.Logger) error,
 ) *cobra.Command {
 	shown := defaults()
 	flags(cmd.Flags(), &shown)
@@ -28,11 +31,8 @@ func daemon[C interface{ Validate() error }](std stdio, cmd *cobra.Command, defa
 	logs.flags(cmd.Flags())
 	cmd.GroupID, cmd.Args = groupRun, cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg := defaults()
-		err := settle(cmd.Flags(), *file, &cfg, flags)
-		if err == nil {
-			err = cfg.Validate()
-		}
+		again := func() (C, error) { return settle(cmd.Flags(), *file, defaults, flags) }
+		cfg, err := again()
 		if err != nil {
 			return misuse(err)
 		}
@@ -40,29 +40,40 @@ func daemon[C interface{ Validate() error }](std stdio, cmd *cobra.Command, defa
 		if err != nil {
 			return misuse(err)
 		}
-		return run(cmd.Context(), cfg, log)
+		return run(cmd.Context(), cfg, again, log)
 	}
 	return cmd
 }
 
-// settle fills cfg, which holds the defaults, in order from file, environment
-// and the flags that were given.
-func settle[C any](given *pflag.FlagSet, file string, cfg *C, flags func(*pflag.FlagSet, *C)) error {
-	if file != "" {
-		if err := config.File(file, cfg); err != nil {
-			return err
-		}
-	}
-	if err := config.Environment(os.LookupEnv, cfg); err != nil {
-		return err
-	}
-	again := pflag.NewFlagSet("", pflag.ContinueOnError)
-	flags(again, cfg)
+// settle returns the settings by defaults, file, environment and the flags that were
+// given, in this order. The error is all that is wrong with them, each with its
+// place.
+func settle[C interface{ Validate() error }](given *pflag.FlagSet, file string, defaults func() C, flags func(*pflag.FlagSet, *C)) (C, error) {
+	cfg := defaults()
+	var text []byte
 	var errs []error
+	if file != "" {
+		var err error
+		if text, err = os.ReadFile(file); err != nil {
+			return cfg, fmt.Errorf("read configuration: %w", err)
+		}
+		errs = append(errs, config.Text(file, text, &cfg))
+	}
+	errs = append(errs, config.Environment(os.LookupEnv, &cfg))
+	again := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags(again, &cfg)
+	byFlag := map[string]string{}
 	given.Visit(func(f *pflag.Flag) {
-		if again.Lookup(f.Name) != nil {
-			errs = append(errs, again.Set(f.Name, f.Value.String()))
+		if again.Lookup(f.Name) == nil {
+			return
+		}
+		errs = append(errs, again.Set(f.Name, f.Value.String()))
+		for _, key := range config.Keys(cfg) {
+			if strings.NewReplacer(".", "-", "_", "-").Replace(key) == f.Name {
+				byFlag[key] = "--" + f.Name
+			}
 		}
 	})
-	return errors.Join(errs...)
+	errs = append(errs, config.Locate(cfg.Validate(), file, text, os.LookupEnv, cfg, byFlag))
+	return cfg, errors.Join(errs...)
 }

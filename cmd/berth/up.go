@@ -31,12 +31,16 @@ one data directory. Without root there is only the registry. The node may pull a
 images without a login, unless the policy denies it to node:local. ` + settingsHelp,
 		Example: `  sudo berth up
   sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
-	}, func() upConfig {
-		return upConfig{Server: defaultServer(), Socket: node.DefaultConfig().Socket}
-	}, func(f *pflag.FlagSet, cfg *upConfig) {
-		serveFlags(f, &cfg.Server)
-		nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
-	}, up)
+	}, defaultUp, upFlags, up)
+}
+
+func defaultUp() upConfig {
+	return upConfig{Server: defaultServer(), Socket: node.DefaultConfig().Socket}
+}
+
+func upFlags(f *pflag.FlagSet, cfg *upConfig) {
+	serveFlags(f, &cfg.Server)
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
 }
 
 // node is the configuration of the node beside a registry at address.
@@ -51,9 +55,23 @@ func (c upConfig) Validate() error {
 	return errors.Join(c.Server.Validate(), c.node(c.Server.Listen).Validate())
 }
 
+// CheckFiles returns all that is wrong with the files that the configuration names.
+func (c upConfig) CheckFiles() error { return c.Server.CheckFiles() }
+
 // up runs the registry, and the node where it may, until ctx ends or one of them
 // fails.
-func up(ctx context.Context, cfg upConfig, log *slog.Logger) (err error) {
+func up(ctx context.Context, cfg upConfig, again func() (upConfig, error), log *slog.Logger) (err error) {
+	cfg.Server.Reread = func() (server.Config, []string, error) {
+		now, err := again()
+		var others []string
+		if now.Name != cfg.Name {
+			others = append(others, "name")
+		}
+		if now.Socket != cfg.Socket {
+			others = append(others, "socket")
+		}
+		return now.Server, others, err
+	}
 	// The node reaches the registry within the process: so it needs neither a
 	// login nor to trust the registry's certificate, and nobody else can be it.
 	loop := socket.NewLoop()

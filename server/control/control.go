@@ -56,6 +56,10 @@ type Config struct {
 	// Ready tells what the server consists of, and what of it is ready.
 	Ready func(ctx context.Context) []control.Part
 
+	// Settings returns the configuration in force; Reload reads it again.
+	Settings func() control.Settings
+	Reload   func(ctx context.Context) (control.Reloaded, error)
+
 	// Name is that of the registry, as soon as it is known.
 	Name func() string
 

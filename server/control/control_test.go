@@ -77,7 +77,9 @@ func newHandler(rights ...Right) *Handler {
 		Ready: func(context.Context) []control.Part {
 			return []control.Part{{Name: "index", Ready: true}, {Name: "store", Reason: "broken /srv"}}
 		},
-		Name: func() string { return "registry.example.com" }, Version: "v1.2.3",
+		Settings: func() control.Settings { return control.Settings{} },
+		Reload:   func(context.Context) (control.Reloaded, error) { return control.Reloaded{}, nil },
+		Name:     func() string { return "registry.example.com" }, Version: "v1.2.3",
 		Policy: live, Decider: live,
 		Store: new(mem.Store), Scrub: care.NewScrub(storage.Drivers{Index: index, Records: index}, care.ScrubConfig{}, slog.New(slog.DiscardHandler)),
 		Index: index, Rules: func(string) storage.Rules { return storage.Rules{} },

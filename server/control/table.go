@@ -73,6 +73,11 @@ func Table() []Operation {
 		row(http.MethodDelete, "/robots/{robot}", Admin, (*Handler).deleteRobot,
 			"Deletes a robot, whose secret and tokens are void at once.").as("robot.delete"),
 
+		row(http.MethodGet, "/config", Admin, (*Handler).config,
+			"The configuration in force, without secrets."),
+		row(http.MethodPost, "/config/reload", Admin, (*Handler).reload,
+			"Reads the configuration and the files that it names again, and says what has changed and what needs a restart.").as("config.reload"),
+
 		row(http.MethodGet, "/audit", Admin, (*Handler).audit,
 			"What the audit log has: who did what, was denied or logged in."),
 

@@ -135,14 +135,15 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, t target) 
 	if err != nil {
 		return err
 	}
-	content, err := io.ReadAll(body{http.MaxBytesReader(w, r.Body, h.MaxManifest)})
+	limits := h.Limits()
+	content, err := io.ReadAll(body{http.MaxBytesReader(w, r.Body, limits.MaxManifest)})
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return oci.ManifestInvalid.With(fmt.Sprintf("the manifest is larger than %d bytes", h.MaxManifest), nil).At(http.StatusRequestEntityTooLarge)
+			return oci.ManifestInvalid.With(fmt.Sprintf("the manifest is larger than %d bytes", limits.MaxManifest), nil).At(http.StatusRequestEntityTooLarge)
 		}
 		return err
 	}
-	m, err := parseManifest(content, r.Header.Get("Content-Type"), h.Sparse)
+	m, err := parseManifest(content, r.Header.Get("Content-Type"), limits.Sparse)
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,8 @@ const (
 	SparseAll   Sparse = "all"   // an image may lack its config and layers, too
 )
 
-// Config is what the API is built from. Every field but Sparse, Lists, Wider and
-// Audit is needed.
+// Config is what the API is built from. Every field but Lists, Wider and Audit is
+// needed.
 type Config struct {
 	Store storage.Store
 	Index storage.Index
@@ -75,9 +75,16 @@ type Config struct {
 
 	Audit *audit.Log
 
-	Sparse       Sparse
-	MaxManifest  int64         // bytes; a larger manifest is refused with 413
+	// Limits returns those that hold now.
+	Limits func() Limits
+
 	UploadExpiry time.Duration // how long an idle upload is kept
+}
+
+// Limits are what can be changed while the API is served.
+type Limits struct {
+	Sparse      Sparse
+	MaxManifest int64 // bytes; a larger manifest is refused with 413
 }
 
 // Handler answers the distribution API. Make it with New.

@@ -42,7 +42,7 @@ func newHandler(t *testing.T) *Handler {
 		Owner:  func(r *http.Request) string { return r.Header.Get("X-User") },
 		Rules: func(string) storage.Rules {
 			return storage.Rules{Grace: time.Hour, Untagged: time.Hour, Dangling: time.Hour}
-		}, Sparse: SparseNone, MaxManifest: 1 << 20, UploadExpiry: time.Hour,
+		}, Limits: func() Limits { return Limits{Sparse: SparseNone, MaxManifest: 1 << 20} }, UploadExpiry: time.Hour,
 	})
 }
 
@@ -406,7 +406,7 @@ func TestReferencesThatNeedNotBeThere(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHandler(t)
-			h.Sparse = tc.sparse
+			h.Limits = func() Limits { return Limits{Sparse: tc.sparse, MaxManifest: 1 << 20} }
 			body := index
 			if tc.extra != "" {
 				body = image(t, h, "a", tc.extra)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth.internal/storage"
@@ -49,7 +50,7 @@ type Scrub struct {
 	store   storage.Store
 	index   storage.Index
 	records storage.Records
-	config  ScrubConfig
+	config  atomic.Pointer[ScrubConfig]
 	log     *slog.Logger
 	holder  string
 	busy    sync.Mutex // one pass at a time in this process
@@ -62,11 +63,8 @@ type Scrub struct {
 
 // NewScrub returns a scrub of all that index names in store.
 func NewScrub(d storage.Drivers, config ScrubConfig, log *slog.Logger) *Scrub {
-	if config.Rate == 0 {
-		config.Rate = 16 << 20
-	}
 	s := &Scrub{
-		store: d.Store, index: d.Index, records: d.Records, config: config, log: log, holder: rand.Text(),
+		store: d.Store, index: d.Index, records: d.Records, log: log, holder: rand.Text(),
 		checked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_scrub_checked_total", Help: "Contents whose bytes were read and hashed again.",
 		}),
@@ -80,7 +78,17 @@ func NewScrub(d storage.Drivers, config ScrubConfig, log *slog.Logger) *Scrub {
 	s.quarantined = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "berth_scrub_quarantined", Help: "Contents that are damaged and quarantined now.",
 	}, s.count)
+	s.Set(config)
 	return s
+}
+
+// Set changes, while the scrub runs, how much it reads and when. A pass that is under
+// way goes on as it began.
+func (s *Scrub) Set(config ScrubConfig) {
+	if config.Rate == 0 {
+		config.Rate = 16 << 20
+	}
+	s.config.Store(&config)
 }
 
 // Metrics returns what is measured about passes.
@@ -106,7 +114,7 @@ func (s *Scrub) Run(ctx context.Context) {
 // due goes on with the pass that is under way, or begins one if it is time.
 func (s *Scrub) due(ctx context.Context) error {
 	state, _, err := s.State(ctx)
-	if err != nil || s.config.Interval == 0 {
+	if err != nil || s.config.Load().Interval == 0 {
 		return err
 	}
 	now, err := s.index.Now(ctx)
@@ -114,12 +122,12 @@ func (s *Scrub) due(ctx context.Context) error {
 		return err
 	}
 	fresh := !state.Ended.IsZero() || state.Began.IsZero()
-	if fresh && now.Sub(state.Began) < s.config.Interval {
+	if fresh && now.Sub(state.Began) < s.config.Load().Interval {
 		return nil
 	}
 	s.busy.Lock()
 	defer s.busy.Unlock()
-	_, err = s.pass(ctx, s.config.Rate, fresh, func(Progress) {})
+	_, err = s.pass(ctx, s.config.Load().Rate, fresh, func(Progress) {})
 	return err
 }
 

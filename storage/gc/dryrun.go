@@ -114,7 +114,7 @@ type part struct {
 // idle are the uploads that will have expired at until, if nobody goes on with
 // them.
 func (c *Collector) idle(ctx context.Context, until time.Time, from string, n int) ([]Entry, string, error) {
-	idle, next, err := c.index.Idle(ctx, until.Add(-c.config.SessionExpiry), from, n)
+	idle, next, err := c.index.Idle(ctx, until.Add(-c.config().SessionExpiry), from, n)
 	list := make([]Entry, len(idle))
 	for i, s := range idle {
 		list[i] = c.upload(s)
@@ -124,7 +124,7 @@ func (c *Collector) idle(ctx context.Context, until time.Time, from string, n in
 
 // queued are the entries of the queue that are due at until.
 func (c *Collector) queued(ctx context.Context, until time.Time, from string, n int) ([]Entry, string, error) {
-	verdicts, next, err := c.index.Queued(ctx, c.config.Policy, until, from, n)
+	verdicts, next, err := c.index.Queued(ctx, c.config().Policy, until, from, n)
 	list := make([]Entry, len(verdicts))
 	for i, v := range verdicts {
 		list[i] = reviewed(v)
@@ -144,7 +144,7 @@ func (c *Collector) orphans(ctx context.Context, now time.Time, from string, n i
 
 func (c *Collector) upload(s storage.Session) Entry {
 	return Entry{
-		Kind: Upload, Repo: s.Repo, Upload: s.ID, Size: s.State.Size, Due: s.Updated.Add(c.config.SessionExpiry), Goes: true,
+		Kind: Upload, Repo: s.Repo, Upload: s.ID, Size: s.State.Size, Due: s.Updated.Add(c.config().SessionExpiry), Goes: true,
 		Why: fmt.Sprintf("nobody went on with it since %s", s.Updated.UTC().Format(time.RFC3339)),
 	}
 }

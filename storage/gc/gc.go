@@ -63,13 +63,14 @@ func (c Config) withDefaults() Config {
 
 // Collector collects.
 type Collector struct {
-	store  storage.Store
-	index  storage.Index
-	config Config
-	limit  *rate.Limiter
-	log    *slog.Logger
-	busy   chan struct{} // holds one element during a round
-	holds  atomic.Int64  // those who need the bytes to stay
+	store storage.Store
+	index storage.Index
+	now   atomic.Pointer[Config]
+	again chan struct{} // the pause is another one
+	limit *rate.Limiter
+	log   *slog.Logger
+	busy  chan struct{} // holds one element during a round
+	holds atomic.Int64  // those who need the bytes to stay
 
 	reviewed  *prometheus.CounterVec // by verdict
 	deleted   prometheus.Counter
@@ -92,8 +93,8 @@ type Result struct {
 // New returns a collector of what index no longer needs in store.
 func New(store storage.Store, index storage.Index, config Config, log *slog.Logger) *Collector {
 	config = config.withDefaults()
-	return &Collector{
-		store: store, index: index, config: config, log: log, busy: make(chan struct{}, 1),
+	c := &Collector{
+		store: store, index: index, log: log, busy: make(chan struct{}, 1), again: make(chan struct{}, 1),
 		limit: rate.NewLimiter(rate.Limit(config.Rate), batch),
 		reviewed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_gc_reviews_total", Help: "Reviews of content that something may have freed, by verdict.",
@@ -114,6 +115,23 @@ func New(store storage.Store, index storage.Index, config Config, log *slog.Logg
 			Name: "berth_gc_round_seconds", Help: "Time of one round, the waiting for its rate included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10),
 		}),
+	}
+	c.now.Store(&config)
+	return c
+}
+
+func (c *Collector) config() *Config { return c.now.Load() }
+
+// Set changes, while the collector runs, how long it rests after a round, how fast
+// it is, and the rules of its Policy.
+func (c *Collector) Set(interval time.Duration, perSecond int, rules storage.Rules) {
+	config := *c.config()
+	config.Interval, config.Rate, config.Policy.Rules = interval, perSecond, rules
+	c.now.Store(&config)
+	c.limit.SetLimit(rate.Limit(perSecond))
+	select {
+	case c.again <- struct{}{}:
+	default: // it will look
 	}
 }
 
@@ -144,7 +162,8 @@ func (c *Collector) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(c.config.Interval):
+		case <-time.After(c.config().Interval):
+		case <-c.again:
 		}
 	}
 }
@@ -193,14 +212,14 @@ func (c *Collector) expire(ctx context.Context, result *Result, tell func(Entry)
 	}
 	for {
 		// Looked at first: a round without work writes nothing.
-		idle, _, err := c.index.Idle(ctx, now.Add(-c.config.SessionExpiry), "", 1)
+		idle, _, err := c.index.Idle(ctx, now.Add(-c.config().SessionExpiry), "", 1)
 		if err != nil || len(idle) == 0 {
 			return err
 		}
 		if err := c.limit.Wait(ctx); err != nil {
 			return err
 		}
-		if idle, err = c.index.Expire(ctx, now.Add(-c.config.SessionExpiry), 1); err != nil {
+		if idle, err = c.index.Expire(ctx, now.Add(-c.config().SessionExpiry), 1); err != nil {
 			return err
 		}
 		for _, s := range idle {
@@ -231,7 +250,7 @@ func (c *Collector) discard(ctx context.Context, s storage.Session) error {
 func (c *Collector) review(ctx context.Context, result *Result, tell func(Entry)) error {
 	for {
 		began := time.Now()
-		verdicts, err := c.index.Review(ctx, c.config.Policy, batch)
+		verdicts, err := c.index.Review(ctx, c.config().Policy, batch)
 		if err != nil {
 			return err
 		}

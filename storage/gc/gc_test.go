@@ -126,6 +126,30 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestSet wakes a collector that rests for long.
+func TestSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, x := new(mem.Store), mem.NewIndex(kv.Options{})
+		c := gc.New(s, x, gc.Config{Interval: 1000 * time.Hour}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { c.Run(ctx) })
+		r := &registry{t: t, store: s, index: x, log: new(strings.Builder)}
+		synctest.Wait()
+		unused := r.push("repo", "unused")
+		pass(10 * time.Hour)
+		r.stored(unused, true)
+		c.Set(time.Minute, 100, rules)
+		pass(time.Second)
+		r.stored(unused, false)
+		unused = r.push("repo", "unused, too")
+		pass(grace + 5*time.Minute)
+		r.stored(unused, false)
+		cancel()
+		running.Wait()
+	})
+}
+
 func TestRunExpiresSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, gc.Config{SessionExpiry: time.Hour}, nil)

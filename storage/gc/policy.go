@@ -20,12 +20,12 @@ type takes struct {
 // requeue queues the manifests that an earlier policy kept, if this one may
 // not: review takes off the queue what it keeps.
 func (c *Collector) requeue(ctx context.Context) error {
-	if c.config.Records == nil {
+	if c.config().Records == nil {
 		return nil
 	}
-	now := takes{c.config.Policy.Untagged, c.config.Policy.Dangling}
+	now := takes{c.config().Policy.Untagged, c.config().Policy.Dangling}
 	var before takes
-	rec, err := c.config.Records.Get(ctx, policyKey)
+	rec, err := c.config().Records.Get(ctx, policyKey)
 	if err == nil {
 		err = json.Unmarshal(rec.Value, &before)
 	}
@@ -38,7 +38,7 @@ func (c *Collector) requeue(ctx context.Context) error {
 	if now.Untagged && !before.Untagged || now.Dangling && !before.Dangling {
 		next := ""
 		for again := true; again; again = next != "" {
-			if next, err = c.index.Requeue(ctx, next, batch, c.config.Policy.Rules); err != nil {
+			if next, err = c.index.Requeue(ctx, next, batch, c.config().Policy.Rules); err != nil {
 				return err
 			}
 			if err := c.limit.WaitN(ctx, batch); err != nil {
@@ -50,6 +50,6 @@ func (c *Collector) requeue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.config.Records.Put(ctx, policyKey, value, rec.Revision)
+	_, err = c.config().Records.Put(ctx, policyKey, value, rec.Revision)
 	return err
 }
