@@ -309,6 +309,23 @@ func (e Edit) apply(r record, kind Kind, hash string) (record, error) {
 	return r, nil
 }
 
+// ChangePassword gives a user of the server's own, who has the password old, another
+// one. Address is the caller's, as of Basic. Errors: ErrUnknown, if there is no such
+// user, or it is not of the server's own; those of Basic and of Change.
+func (s *Service) ChangePassword(ctx context.Context, name, old, fresh, address string) error {
+	if _, err := s.Account(User, name); err != nil {
+		return err
+	}
+	if IsKey(old) {
+		return ErrCredentials
+	}
+	if _, _, err := s.Basic(ctx, name, old, address); err != nil {
+		return err
+	}
+	_, err := s.Change(ctx, User, name, Edit{Password: &fresh})
+	return err
+}
+
 // Remove deletes an account; all that it has opened is shut. Errors: ErrUnknown.
 func (s *Service) Remove(ctx context.Context, kind Kind, name string) error {
 	m := s.mirrorOf(kind)

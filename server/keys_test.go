@@ -3,7 +3,10 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -107,5 +110,51 @@ func TestKeyAsPassword(t *testing.T) {
 	_, code = refreshed()
 	if got := []int{upload(who, "team/app"), upload(answer.Token, "team/app"), upload(again, "team/app"), code}; !slices.Equal(got, []int{401, 401, 401, 401}) {
 		t.Errorf("after its end: %v", got)
+	}
+}
+
+// TestOwnPassword lets users change their password, who have to know the old one.
+func TestOwnPassword(t *testing.T) {
+	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
+	if err := os.WriteFile(htpasswd, []byte("carl:$2a$05$OGVfhND3179VrSu5QM.a2O9SQxCctsJa/iYcX/OyNJO6UgPK7rc0m\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := people(t, func(c *Config) { c.Htpasswd = htpasswd })
+	k := key(t, s, bob, "~", `{}`).Secret
+	for _, tc := range []struct {
+		name, who, user, old, fresh string
+		status                      int
+		says                        string
+	}{
+		{"without the old one", bob, "~", "", "another password", 400, `"field":"password"`},
+		{"with a wrong one", bob, "~", "password of ann", "another password", 400, `"field":"password"`},
+		{"with a key for it", bob, "~", k, "another password", 400, `"field":"password"`},
+		{"too short", bob, "~", "password of bob", "short", 400, "a password has 8"},
+		{"somebody else's", bob, "ann", "password of ann", "another password", 403, "belong to another user"},
+		{"of an htpasswd file", "carl:an old password", "~", "an old password", "another password", 400, "not kept by this server"},
+		{"right, who came by a key", "bob:" + k, "~", "password of bob", "another password", 200, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			body := fmt.Sprintf(`{"password":%q,"new_password":%q}`, tc.old, tc.fresh)
+			w := as(t, s, tc.who, "POST", wire.Base+"/users/"+tc.user+"/password", body, "Content-Type", "application/json")
+			if w.Code != tc.status || !strings.Contains(w.Body.String(), tc.says) || tc.old != "" && strings.Contains(w.Body.String(), tc.old) {
+				t.Errorf("POST = %d %s, want %d with %s", w.Code, w.Body, tc.status, tc.says)
+			}
+		})
+	}
+	got := []int{}
+	for _, who := range []string{bob, "bob:" + k, "bob:another password"} {
+		got = append(got, as(t, s, who, "GET", "/v2/", "").Code)
+	}
+	if !slices.Equal(got, []int{401, 401, 200}) {
+		t.Errorf("then the old one, a key of before and the new one are answered %v", got)
+	}
+	var w *httptest.ResponseRecorder
+	for i := range 30 {
+		body := fmt.Sprintf(`{"password":"guess %d","new_password":"another password"}`, i)
+		w = as(t, s, "bob:another password", "POST", wire.Base+"/users/~/password", body, "Content-Type", "application/json")
+	}
+	if w.Code != 429 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("after many guesses = %d %s", w.Code, w.Body)
 	}
 }

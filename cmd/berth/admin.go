@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -87,6 +88,38 @@ func (a *adminOf) login() (c contexts.Context, ok bool, err error) {
 	}
 	_, c, err = file.Find("")
 	return c, true, err
+}
+
+// again logs in once more in the context that the command is for, which has c's server,
+// with another password.
+func (a *adminOf) again(ctx context.Context, old contexts.Context, password string) error {
+	fail := func(err error) error {
+		return fmt.Errorf("the login that was used is void, and no other could be made: %w; log in again with berth login", err)
+	}
+	c := old
+	c.LogOut()
+	c.User, c.Secret = old.User, password
+	end, err := parseExpiry(loginLife, time.Now())
+	if err != nil {
+		return fail(err)
+	}
+	reg, err := registryOf(c)
+	if err == nil {
+		c, err = makeKey(ctx, reg, c, end)
+	}
+	if err == nil {
+		err = changeContexts(func(f *contexts.File) error {
+			name, _, err := f.Find(cmp.Or(a.context, os.Getenv(contextVar)))
+			if err == nil {
+				f.Contexts[name] = c
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 // do lets a command speak with the server, and explains what goes wrong.

@@ -188,14 +188,22 @@ func byPassword(ctx context.Context, std stdio, o loginOptions, c contexts.Conte
 	if err != nil {
 		return c, err
 	}
-	wrong := fmt.Errorf("%s does not accept this name and password", c.Server)
 	if auth.IsKey(c.Secret) || strings.HasPrefix(c.User, auth.RobotPrefix) {
 		err := reg.Ping(ctx)
 		if errors.Is(err, client.ErrUnauthorized) {
-			return c, wrong
+			return c, notAccepted(c)
 		}
 		return c, err
 	}
+	return makeKey(ctx, reg, c, end)
+}
+
+func notAccepted(c contexts.Context) error {
+	return fmt.Errorf("%s does not accept this name and password", c.Server)
+}
+
+// makeKey makes an API key in place of the password that c has.
+func makeKey(ctx context.Context, reg *client.Registry, c contexts.Context, end time.Time) (contexts.Context, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "a machine without a name"
@@ -212,7 +220,7 @@ func byPassword(ctx context.Context, std stdio, o loginOptions, c contexts.Conte
 	}{fmt.Sprintf("berth login on %.100s", host), end}, &made)
 	switch {
 	case errors.Is(err, wire.Unauthenticated):
-		return c, wrong
+		return c, notAccepted(c)
 	case errors.Is(err, wire.Unsupported):
 		return c, fmt.Errorf("%s is a berth too old for berth login; docker login works there", c.Server)
 	case err != nil:

@@ -83,14 +83,23 @@ func newUserAdd(std stdio, at *adminOf) *cobra.Command {
 func newUserPasswd(std stdio, at *adminOf) *cobra.Command {
 	var fromStdin bool
 	cmd := &cobra.Command{
-		Use:     "passwd [flags] NAME",
-		Short:   "Change a user's password",
-		Long:    "Change a user's password. What was logged in with the old one is logged out, and the user's API keys are void.",
-		Example: "  berth user passwd ann\n  berth user passwd --password-stdin ann < password",
-		Args:    cobra.ExactArgs(1),
+		Use:   "passwd [flags] [NAME]",
+		Short: "Change a user's password, or one's own",
+		Long: `Change the password of NAME, as an administrator, or without NAME that of who has
+logged in with berth login, who is asked for the old one. What was logged in with the
+old one is logged out, and the user's API keys are void; but the login of berth login
+that is used here goes on.`,
+		Example: `  berth user passwd
+  berth user passwd ann
+  berth user passwd --password-stdin ann < password
+  printf '%s\n' "$OLD" "$NEW" | berth user passwd --password-stdin`,
+		Args: cobra.MaximumNArgs(1),
 	}
-	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the input")
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the input; one's own: the old one, and the new one in the next line")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return changeOwnPassword(cmd.Context(), std, at, fromStdin)
+		}
 		password, err := readPassword(std, fromStdin)
 		if err != nil {
 			return err
@@ -102,6 +111,46 @@ func newUserPasswd(std stdio, at *adminOf) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// changeOwnPassword changes the password of who has logged in, and makes another API
+// key for the login, whose key is void then.
+func changeOwnPassword(ctx context.Context, std stdio, at *adminOf, fromStdin bool) error {
+	c, ok, err := at.login()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return misuse(errors.New("say whose password is to change, or log in with berth login to change your own"))
+	}
+	var q struct {
+		Old string `json:"password"`
+		New string `json:"new_password"`
+	}
+	if fromStdin {
+		lines := bufio.NewReader(io.LimitReader(std.in, 8192))
+		for _, into := range []*string{&q.Old, &q.New} {
+			line, _ := lines.ReadString('\n') // the second may end without
+			if *into = strings.TrimRight(line, "\r\n"); *into == "" {
+				return misuse(errors.New("the input must have the old password in its first line and the new one in its second"))
+			}
+		}
+	} else {
+		if q.Old, err = readSecret(std, false, "Old password: "); err != nil {
+			return err
+		}
+		if q.New, err = readSecret(std, false, "New password: ", "Once more: "); err != nil {
+			return err
+		}
+	}
+	err = at.do(ctx, func(ctx context.Context, client *control.Client) error {
+		return client.Do(ctx, "POST", "/users/"+myself+"/password", q, nil)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.err, "The password of %s is changed.\n", c.User)
+	return at.again(ctx, c, q.New)
 }
 
 func newUserSet(std stdio, at *adminOf) *cobra.Command {

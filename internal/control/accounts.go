@@ -52,6 +52,13 @@ type ReplaceUser struct {
 	Password *string   `json:"password,omitempty"`
 }
 
+// ChangePassword gives a user another password.
+type ChangePassword struct {
+	User        string `json:"user"`
+	Password    string `json:"password"` // the one that the user has
+	NewPassword string `json:"new_password"`
+}
+
 // Grant is some actions, of pull, push, overwrite and delete, on the repositories
 // that a pattern such as team/** matches.
 type Grant struct {

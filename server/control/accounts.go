@@ -185,6 +185,26 @@ func (h *Handler) userNamed(r *http.Request, name string) (string, error) {
 	return c.Name, nil
 }
 
+// changePassword answers POST /users/{user}/password. Who asks may have come with a
+// key that was stolen: the password is wanted, too.
+func (h *Handler) changePassword(r *http.Request, q control.ChangePassword) (control.None, error) {
+	user, err := h.userNamed(r, q.User)
+	if err != nil {
+		return control.None{}, err
+	}
+	err = h.Identities.ChangePassword(context.WithoutCancel(r.Context()), user, q.Password, q.NewPassword, h.Address(r))
+	limited, tooOften := errors.AsType[*auth.LimitedError](err)
+	switch {
+	case errors.Is(err, auth.ErrCredentials):
+		return control.None{}, control.Invalid.With("this is not the password that the user has").In("password")
+	case tooOften:
+		return control.None{}, httpx.WithHeader(control.TooMany.With(limited.Error()), "Retry-After", strconv.Itoa(limited.Seconds()))
+	case errors.Is(err, auth.ErrUnknown):
+		return control.None{}, control.Unsupported.With("the password of " + user + " is not kept by this server, but by the htpasswd file or the directory that has the user: change it there")
+	}
+	return control.None{}, accountError(err)
+}
+
 // listKeys answers GET /users/{user}/keys.
 func (h *Handler) listKeys(r *http.Request, q control.UserQuery) (control.Keys, error) {
 	user, err := h.userNamed(r, q.User)

@@ -55,8 +55,10 @@ func Table() []Operation {
 		row(http.MethodDelete, "/users/{user}", Admin, (*Handler).deleteUser,
 			"Deletes a user, whose tokens are void at once.").as("user.delete"),
 
+		row(http.MethodPost, "/users/{user}/password", Self, (*Handler).changePassword,
+			"Gives a user whose password is known another one; ~ is the user who asks, here and in the next three.").as("user.password"),
 		row(http.MethodGet, "/users/{user}/keys", Self, (*Handler).listKeys,
-			"The API keys of a user; ~ is the user who asks, here and in the next two."),
+			"The API keys of a user."),
 		row(http.MethodPost, "/users/{user}/keys", Self, (*Handler).createKey,
 			"Makes an API key, a password beside the password, that is in the answer and nowhere else.").as("key.add"),
 		row(http.MethodDelete, "/users/{user}/keys/{id}", Self, (*Handler).deleteKey,
