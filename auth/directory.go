@@ -65,8 +65,9 @@ type directory struct {
 
 	mu     sync.Mutex
 	people map[string]seen
-	failed error // why it did not answer the last time; nil: it did
-	until  time.Time
+	failed error     // why it did not answer the last time; nil: it did
+	until  time.Time // then it may be asked again, by one
+	trying bool      // that one does
 }
 
 // seen is what the directory said of somebody.
@@ -81,8 +82,9 @@ func newDirectory(cfg DirectoryConfig, log *slog.Logger) *directory {
 }
 
 // ask lets question ask the directory, when it is its turn. After a failure it fails
-// for directoryPause, without asking, so that nobody waits for what is down. Errors:
-// ErrCredentials; ErrUnavailable; ErrBusy.
+// for directoryPause, without asking, and then for all but one until that one is
+// answered, so that nobody waits for what is down. Errors: ErrCredentials;
+// ErrUnavailable; ErrBusy.
 func (d *directory) ask(ctx context.Context, question func(context.Context) (Person, error)) (p Person, err error) {
 	if err := d.paused(); err != nil {
 		return Person{}, err
@@ -90,9 +92,10 @@ func (d *directory) ask(ctx context.Context, question func(context.Context) (Per
 	waits, cancel := context.WithTimeout(ctx, directoryPatience)
 	defer cancel()
 	busy := d.turns.do(waits, func() {
-		if err = d.paused(); err == nil { // it may have failed meanwhile
+		if err = d.begin(); err == nil { // it may have failed meanwhile
+			err = ErrUnavailable // if it panics
+			defer func() { d.learn(ctx, err) }()
 			p, err = question(ctx)
-			d.learn(ctx, err)
 		}
 	})
 	if errors.Is(busy, context.DeadlineExceeded) {
@@ -108,19 +111,37 @@ func (d *directory) ask(ctx context.Context, question func(context.Context) (Per
 	return p, err
 }
 
+// paused returns why the directory is not asked now.
 func (d *directory) paused() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Now().Before(d.until) {
+	return d.pause()
+}
+
+// pause is paused. mu is held.
+func (d *directory) pause() error {
+	if d.trying || time.Now().Before(d.until) {
 		return d.failed
 	}
 	return nil
+}
+
+// begin is paused for who asks if it is not. learn comes after it.
+func (d *directory) begin() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.pause()
+	if err == nil {
+		d.trying = d.failed != nil
+	}
+	return err
 }
 
 // learn remembers whether the directory answers.
 func (d *directory) learn(ctx context.Context, err error) {
 	d.mu.Lock()
 	before := d.failed
+	d.trying = false
 	if errors.Is(err, ErrUnavailable) {
 		d.failed, d.until = err, time.Now().Add(directoryPause)
 	} else {
@@ -136,10 +157,14 @@ func (d *directory) learn(ctx context.Context, err error) {
 	}
 }
 
-// amiss returns why the directory did not answer the last time.
+// amiss returns why the directory did not answer the last time, if that is not long
+// ago: without questions nobody knows.
 func (d *directory) amiss() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if time.Since(d.until) > d.Outage {
+		return nil
+	}
 	return d.failed
 }
 
@@ -293,7 +318,7 @@ func (s *Service) Lookup(ctx context.Context, kind Kind, name string) (Caller, e
 }
 
 // Amiss returns why the directory of users, if there is one, did not answer the last
-// time it was asked.
+// time it was asked, if that is not long ago.
 func (s *Service) Amiss() error {
 	if s.directory == nil {
 		return nil

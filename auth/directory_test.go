@@ -279,6 +279,55 @@ func TestStuckDirectory(t *testing.T) {
 	})
 }
 
+// TestOneTriesAgain has a directory that was down, and now takes long: who is known
+// does not wait for it, and one question at a time finds out.
+func TestOneTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m := withDirectory(t)
+		w := open(t, s)
+		m.Down(true)
+		time.Sleep(recheck)
+		if got := w.try(t, s); got != allIn {
+			t.Errorf("while it is down: %s", got)
+		}
+		time.Sleep(5 * time.Second)
+		release := m.Stick()
+		asked := m.Asked()
+		var first sync.WaitGroup
+		first.Go(func() { _, _ = basic(t, s, "bob", "password of bob") })
+		synctest.Wait()
+		began := time.Now()
+		for i := range 100 {
+			if got := w.try(t, s); got != allIn {
+				t.Fatalf("while one asks: %s", got)
+			}
+			if _, err := basic(t, s, fmt.Sprintf("user%d", i), "password"); !errors.Is(err, auth.ErrUnavailable) {
+				t.Fatalf("another one, while one asks = %v", err)
+			}
+		}
+		if took, more := time.Since(began), m.Asked()-asked; took > 0 || more != 1 {
+			t.Errorf("it took %s and %d questions, want no time and 1", took, more)
+		}
+		m.Down(false)
+		release()
+		first.Wait()
+		if err := s.Amiss(); err != nil {
+			t.Errorf("after an answer: %v", err)
+		}
+		if _, err := basic(t, s, "carl", "password"); !errors.Is(err, auth.ErrCredentials) {
+			t.Errorf("after an answer: %v", err)
+		}
+		m.Down(true)
+		if _, err := basic(t, s, "dora", "password"); !errors.Is(err, auth.ErrUnavailable) || s.Amiss() == nil {
+			t.Errorf("down again: %v, %v", err, s.Amiss())
+		}
+		time.Sleep(2 * outage)
+		if err := s.Amiss(); err != nil {
+			t.Errorf("long after the last question: %v", err)
+		}
+	})
+}
+
 // TestGuessesAtDirectory counts wrong passwords, however the name is spelt, and caches
 // right ones.
 func TestGuessesAtDirectory(t *testing.T) {

@@ -208,6 +208,36 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestIdentity(t *testing.T) {
+	entry := func(dn string, pairs ...string) *ldap.Entry {
+		e := &ldap.Entry{DN: dn}
+		for i := 0; i < len(pairs); i += 2 {
+			e.Attributes = append(e.Attributes, ldap.NewEntryAttribute(pairs[i], []string{pairs[i+1]}))
+		}
+		return e
+	}
+	const dn = "uid=ann," + people
+	base := identity(entry(dn, "entryUUID", "1"))
+	for _, same := range []*ldap.Entry{entry(dn, "entryuuid", "1"), entry("uid=ann,ou=moved", "entryUUID", "1"), entry(dn, "entryUUID", "1", "cn", "Ann")} {
+		if identity(same) != base {
+			t.Errorf("%v is another one", same)
+		}
+	}
+	seen := map[string]*ldap.Entry{base: nil}
+	for _, other := range []*ldap.Entry{
+		entry(dn), entry("uid=bob," + people), entry(dn, "entryUUID", "2"), entry(dn, "objectGUID", "\x00\x01"), entry(dn, "entryUUID", "1", "pwdChangedTime", "20300101000000Z"),
+		entry(dn, "entryUUID", "1", "pwdLastSet", "20300101000000Z"),
+	} {
+		if before, twice := seen[identity(other)]; twice {
+			t.Errorf("%v is the same as %v", other, before)
+		}
+		seen[identity(other)] = other
+	}
+	if identity(entry(dn)) != identity(entry(strings.ToUpper(dn))) {
+		t.Error("a DN in upper case is another one")
+	}
+}
+
 func TestGroupOf(t *testing.T) {
 	for dn, want := range map[string]string{
 		"cn=dev,ou=groups,dc=x": "dev", "CN=Dev\\2C ops,OU=g": "Dev, ops", "uid=ann,ou=people": "", "": "", "nonsense": "", "ou=x+cn=y,dc=z": "y",
