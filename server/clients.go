@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -190,8 +189,8 @@ type peerOf struct {
 // peerKey is the key of a connection's peerOf.
 type peerKey struct{}
 
-// remember gives each connection its peerOf.
-func (c *clients) remember(ctx context.Context, _ net.Conn) context.Context {
+// remember gives a connection its peerOf.
+func (c *clients) remember(ctx context.Context) context.Context {
 	return context.WithValue(ctx, peerKey{}, new(peerOf))
 }
 

@@ -27,6 +27,16 @@ const (
 	AnonymousPush Anonymous = "push" // read, write and delete everything
 )
 
+// MetricsFor is who may read /metrics.
+type MetricsFor string
+
+// Who may read /metrics.
+const (
+	MetricsPublic MetricsFor = "public" // everybody
+	MetricsUsers  MetricsFor = "users"  // users and robots
+	MetricsAdmin  MetricsFor = "admin"  // who has the right admin
+)
+
 // Config is the configuration of berth serve.
 type Config struct {
 	// Listen is the TCP address to serve on, as host:port. It must be a loopback
@@ -78,6 +88,14 @@ type Config struct {
 	// registry. What they say of a request, in X-Forwarded-For, -Proto and -Host,
 	// is believed. Default none.
 	TrustedProxies []string `yaml:"trusted_proxies"`
+
+	// Limits bound how much one caller may ask. Default: not at all.
+	Limits Limits `yaml:"limits"`
+
+	// Metrics says who may read /metrics: public, users (who logs in as a user or a
+	// robot) or admin. Without users everybody who reaches the registry may, unless it
+	// is admin. Default users.
+	Metrics MetricsFor `yaml:"metrics"`
 
 	// Sparse says what a manifest may name that its repository does not hold:
 	// none, index (children of an index), or all. Default none.
@@ -234,6 +252,7 @@ func DefaultConfig() Config {
 		Listen:       "127.0.0.1:5000",
 		Data:         "/var/lib/berth",
 		Anonymous:    AnonymousNone,
+		Metrics:      MetricsUsers,
 		Sparse:       registry.SparseNone,
 		MaxManifest:  4 << 20,
 		Reserve:      256 << 20,
@@ -290,6 +309,13 @@ func (c Config) Validate() error {
 	if _, err := parseProxies(c.TrustedProxies); err != nil {
 		wrong("trusted_proxies: %w", err)
 	}
+	switch c.Metrics {
+	case MetricsPublic, MetricsUsers, MetricsAdmin:
+	default:
+		wrong("metrics: %q is none of public, users, admin", string(c.Metrics))
+	}
+	errs = append(errs, c.Limits.Caller.validate("caller")...)
+	errs = append(errs, c.Limits.Address.validate("address")...)
 	switch c.Sparse {
 	case registry.SparseNone, registry.SparseIndex, registry.SparseAll:
 	default:

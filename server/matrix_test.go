@@ -118,7 +118,7 @@ func (m matrix) want(t *testing.T, r matrixRow, caller, kind string, there bool)
 		}
 		where := kind
 		switch need {
-		case "login", "token", "admin":
+		case "login", "token", "metrics", "admin":
 			where = "-"
 		}
 		right, ok := m.rights[need+" "+where]
@@ -166,7 +166,7 @@ func TestMatrixIsWhole(t *testing.T) {
 	for key := range m.rights {
 		rights[key] = nil
 	}
-	for _, one := range []string{"login -", "token -", "admin -", "self own", "self foreign"} {
+	for _, one := range []string{"login -", "token -", "metrics -", "admin -", "self own", "self foreign"} {
 		known[one] = ""
 	}
 	for _, a := range auth.Actions() {
@@ -471,7 +471,7 @@ func (c *cast) ask(show map[string]string, method, path, body string) *httptest.
 	for key, value := range show {
 		if key == showsCertificate {
 			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.certificates[value]}}
-			r = r.WithContext(c.clients.remember(r.Context(), nil))
+			r = r.WithContext(c.clients.remember(r.Context()))
 		} else {
 			r.Header.Set(key, value)
 		}

@@ -25,7 +25,8 @@ import (
 // server runs. All others need a restart.
 func followed() []string {
 	return []string{
-		"trusted_proxies", "sparse", "max_manifest", "grace", "trash", "immutable_tags",
+		"trusted_proxies", "limits.caller.requests", "limits.caller.burst", "limits.caller.transfers",
+		"limits.address.requests", "limits.address.burst", "limits.address.transfers", "metrics", "sparse", "max_manifest", "grace", "trash", "immutable_tags",
 		"collect.interval", "collect.rate", "collect.untagged_grace", "collect.dangling_grace", "collect.orphan_grace",
 		"scrub.interval", "scrub.rate", "audit.enabled", "audit.pulls", "audit.file_size", "audit.files", "shutdown_timeout",
 	}
@@ -36,6 +37,9 @@ func followed() []string {
 type current struct {
 	Config
 	proxies proxies
+
+	byCaller, byAddress *limiter // nil: there is no such limit
+
 	waiting []string // keys that have changed and need a restart
 	problem string   // why a later version is not in force
 }
@@ -46,7 +50,14 @@ func (s *Server) adopt(cfg Config, waiting ...string) error {
 	if err != nil {
 		return fmt.Errorf("trusted_proxies: %w", err)
 	}
-	s.now.Store(&current{Config: cfg, proxies: p, waiting: waiting})
+	next := &current{Config: cfg, proxies: p, waiting: waiting}
+	if before := s.now.Load(); before != nil && before.Limits == cfg.Limits {
+		next.byCaller, next.byAddress = before.byCaller, before.byAddress
+	} else { // transfers under way do not count for new limits
+		next.byCaller = newLimiter("caller", cfg.Limits.Caller, s.metrics.limited)
+		next.byAddress = newLimiter("address", cfg.Limits.Address, s.metrics.limited)
+	}
+	s.now.Store(next)
 	return nil
 }
 
@@ -161,6 +172,7 @@ func (c Config) CheckFiles() error {
 	}
 	for _, f := range []struct{ key, path string }{
 		{"htpasswd", c.Htpasswd}, {"admin_password_file", c.AdminPasswordFile}, {"secret_key_file", c.SecretKeyFile},
+		{"tls.acme.directory_ca", c.TLS.ACME.DirectoryCA},
 	} {
 		if f.path != "" {
 			_, err := os.ReadFile(f.path)

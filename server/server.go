@@ -127,26 +127,30 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
 	})
 	router := s.routes(gatherer)
+	byCaller := func() *limiter { return s.now.Load().byCaller }
+	byAddress := func() *limiter { return s.now.Load().byAddress }
+	limitedAPI := limited(byCaller, s.callerOf, api) // it reads its paths from their end, which no router does
+	limitedControl := limited(byCaller, s.callerOf, s.control)
 	pages := http.NewCrossOriginProtection()
 	distribution := httpx.Handle(registry.Render, func(w http.ResponseWriter, r *http.Request) error {
 		if err := pages.Check(r); err != nil {
 			return oci.Denied.With("a page of another site sent this request: only programs, and pages of this one, change anything here", nil).Because(err)
 		}
 		s.identify(r)
-		api.ServeHTTP(w, r) // it reads its paths from their end, which no router does
+		limitedAPI.ServeHTTP(w, r)
 		return nil
 	})
-	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	front := limited(byAddress, s.addressOf, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
 			distribution.ServeHTTP(w, r)
 		case isControl(r):
 			s.identify(r)
-			s.control.ServeHTTP(w, r)
+			limitedControl.ServeHTTP(w, r)
 		default:
 			router.ServeHTTP(w, r)
 		}
-	})
+	}))
 	s.handler = httpx.Log(log, render, s.metrics.observe, front)
 	return s, nil
 }
@@ -156,7 +160,7 @@ func (s *Server) routes(gatherer prometheus.Gatherer) *mux.Router {
 	// SkipClean: a cleaned path would be answered by a redirect, which clients
 	// do not follow with the body of an upload.
 	router := mux.NewRouter().SkipClean(true)
-	router.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{})).Methods(http.MethodGet)
+	router.Handle("/metrics", s.guard(promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))).Methods(http.MethodGet)
 	router.HandleFunc("/healthz", s.healthz).Methods(http.MethodGet, http.MethodHead)
 	router.HandleFunc("/readyz", s.readyz).Methods(http.MethodGet, http.MethodHead)
 	router.Handle(tokenPath, httpx.Handle(registry.Render, s.token))
@@ -213,8 +217,15 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		ReadHeaderTimeout: s.patience.header,
 		IdleTimeout:       s.patience.idle,
 		MaxHeaderBytes:    64 << 10,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: s.patience.body},
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: s.patience.ping, PingTimeout: s.patience.ping / 2, WriteByteTimeout: s.patience.body},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			_ = takeAnswers(c, s.patience.body) // unsupported: then its client may be as slow as it likes
+			if s.clients != nil {
+				return s.clients.remember(ctx)
+			}
+			return ctx
+		},
 		BaseContext: func(from net.Listener) context.Context {
 			switch from {
 			case admin:
@@ -245,7 +256,6 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		background.Go(func() { s.cert.run(working) })
 	}
 	if s.clients != nil {
-		hs.ConnContext = s.clients.remember
 		background.Go(func() { s.clients.run(working) })
 	}
 	background.Go(func() { s.scrub.Run(working) })

@@ -76,10 +76,15 @@ func TestValidate(t *testing.T) {
 		{"bad LDAP", func(c *Config) { c.LDAP.URL, c.LDAP.Timeout = "ldap://ldap.example.com", 0 }, []string{
 			"ldap.url: passwords would go to ldap.example.com in the clear", "ldap.user_base: ", "ldap.timeout: ",
 		}},
+		{"limits", func(c *Config) {
+			c.Limits = Limits{Caller: Limit{Requests: 100, Burst: 1000, Transfers: 10}, Address: Limit{Requests: -1, Burst: 5, Transfers: -1}}
+			c.Metrics = "everybody"
+		}, []string{"metrics: ", "limits.address.requests: ", "limits.address.transfers: "}},
+		{"a burst of nothing", func(c *Config) { c.Limits.Caller.Burst = 5 }, []string{"limits.caller.burst: "}},
 		{"CAs of clients without TLS", func(c *Config) { c.TLS.ClientCA = "ca.crt" }, []string{"tls.client_ca: needs"}},
 		{"everything at once", func(c *Config) {
 			*c = Config{Listen: "nowhere", Anonymous: "all", Sparse: "some", ShutdownTimeout: -1}
-		}, []string{"listen: ", "data: ", "anonymous: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "audit.file_size: ", "audit.files: ", "shutdown_timeout: "}},
+		}, []string{"listen: ", "data: ", "anonymous: ", "metrics: ", "sparse: ", "max_manifest: ", "upload_expiry: ", "grace: ", "collect.untagged_grace: ", "collect.dangling_grace: ", "collect.orphan_grace: ", "collect.interval: ", "collect.rate: ", "scrub.rate: ", "audit.file_size: ", "audit.files: ", "shutdown_timeout: "}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := DefaultConfig()
