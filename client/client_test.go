@@ -610,3 +610,35 @@ func TestWrongScheme(t *testing.T) {
 		t.Errorf("with a CA the registry is %s", got)
 	}
 }
+
+// TestTooManyRequests turns every request away once: also one that is not repeated
+// after other failures gets through.
+func TestTooManyRequests(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	address := proxy(t, registrytest.Docker(t), func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		key := r.Method + " " + r.URL.Path
+		if seen[key]++; seen[key] > 1 {
+			return false
+		}
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	})
+	r := dial(t, Options{Registry: address})
+	push(t, r, "a", []byte("blob"))
+	const index = "application/vnd.oci.image.index.v1+json"
+	d, err := r.PushManifest(t.Context(), "a", "1", index, []byte(`{"schemaVersion":2,"mediaType":"`+index+`","manifests":[]}`))
+	if err != nil {
+		t.Errorf("PushManifest = %v", err)
+	}
+	if err := r.DeleteManifest(t.Context(), "a", d); err != nil {
+		t.Errorf("DeleteManifest = %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if seen["PUT /v2/a/manifests/1"] != 2 || seen["DELETE /v2/a/manifests/"+d.String()] != 2 {
+		t.Errorf("requests: %v", seen)
+	}
+}

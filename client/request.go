@@ -47,13 +47,20 @@ func (r *Registry) do(ctx context.Context, c call) (*http.Response, error) {
 		if err == nil {
 			err = r.answered(c, resp)
 		}
-		if !c.retry || attempt == maxAttempts || !r.passing(err) || ctx.Err() != nil {
+		if !c.retry && !turnedAway(err) || attempt == maxAttempts || !r.passing(err) || ctx.Err() != nil {
 			return nil, err
 		}
 		if err := r.wait(ctx, attempt, err); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// turnedAway says that the request has certainly done nothing, so that every kind of
+// request may be repeated.
+func turnedAway(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == http.StatusTooManyRequests
 }
 
 // send makes the request once, or twice if the registry asks who is there.
