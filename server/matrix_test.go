@@ -791,6 +791,35 @@ func (c *cast) restore(repo string, there bool) {
 	c.ask(nil, "DELETE", "/v2/"+repo+"/blobs/"+string(c.blob), "")
 }
 
+// TestRefusedAlike logs in with names and passwords that are good for nothing, each
+// for another reason: the answer must not say which.
+func TestRefusedAlike(t *testing.T) {
+	c := newCast(t)
+	first, n := "", 0
+	for i, show := range c.shows["refused"] {
+		r := http.Request{Header: http.Header{"Authorization": {show["Authorization"]}}}
+		name, _, ok := r.BasicAuth()
+		if !ok || strings.HasPrefix(name, auth.OIDCPrefix) { // who shows a token is told what is wrong with it
+			continue
+		}
+		for _, path := range []string{"/v2/", tokenPath, wire.Base + "/users"} {
+			got := name
+			if w := c.ask(show, "GET", path, ""); w.Code != 401 || !strings.Contains(w.Body.String(), "the name or the password is wrong") {
+				t.Errorf("refused%d, %q: GET %s = %d %s", i, name, path, w.Code, w.Body)
+			} else if got = answer(w, ""); path == "/v2/" && n == 0 {
+				first = got
+			}
+			if path == "/v2/" && got != first {
+				t.Errorf("refused%d, %q is answered\n%s\nand another one\n%s", i, name, got, first)
+			}
+		}
+		n++
+	}
+	if n < 8 {
+		t.Errorf("only %d credentials were shown", n)
+	}
+}
+
 // TestMatrixMounts mounts a blob of each repository into each other, as everybody.
 func TestMatrixMounts(t *testing.T) {
 	m := readMatrix(t)
