@@ -114,9 +114,6 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 	switch v.shown.scheme {
 	case "":
 		if session.Caller, session.Catalog, v.err = s.certified(r); v.err != nil || !session.Catalog {
-			if v.err != nil {
-				s.shutOut(r, "certificate", v.err)
-			}
 			return
 		}
 		session.Owner = session.Caller

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"berth.internal/auth"
+	wire "berth.internal/internal/control"
 	"berth.internal/internal/follow"
 )
 
@@ -196,35 +197,46 @@ func (c *clients) remember(ctx context.Context) context.Context {
 
 // name returns the name that the sender of r has by its certificate; shown is
 // false if it has sent none. The signatures of a connection's certificate are
-// verified once.
-func (c *clients) name(r *http.Request) (name string, shown bool, err error) {
+// verified once; fresh is true when they are.
+func (c *clients) name(r *http.Request) (name string, shown, fresh bool, err error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return "", false, nil
+		return "", false, false, nil
 	}
 	p, ok := r.Context().Value(peerKey{}).(*peerOf)
 	if !ok {
-		return "", false, nil // not by our listener
+		return "", false, false, nil // not by our listener
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now, pool := time.Now(), c.now.Load(); p.pool != pool || now.After(p.until) {
-		p.pool = pool
+		p.pool, fresh = pool, true
 		if p.name, p.until, p.err = verify(r.TLS.PeerCertificates, pool, now); p.err != nil {
 			p.until = now.Add(badFor)
 		}
 	}
-	return p.name, true, p.err
+	return p.name, true, fresh, p.err
 }
 
-// certified returns who sends r by its certificate, if it has sent one. Errors:
-// *certificateError.
+// certified returns who sends r by its certificate, if it has sent one, and records
+// who is let in or shut out by it. Errors: *certificateError.
 func (s *Server) certified(r *http.Request) (c auth.Caller, shown bool, err error) {
 	if s.clients == nil {
 		return c, false, nil
 	}
-	name, shown, err := s.clients.name(r)
-	if err != nil || !shown {
-		return c, shown, err
+	name, shown, fresh, err := s.clients.name(r)
+	if !shown {
+		return c, false, err
+	}
+	defer func() {
+		switch {
+		case err != nil:
+			s.shutOut(r, "certificate", err)
+		case fresh:
+			s.audit.Add(r, wire.AuditRecord{Who: subjectOf(c), Credential: "certificate", Action: "login", Decision: wire.AuditAllowed})
+		}
+	}()
+	if err != nil {
+		return c, true, err
 	}
 	if c, err = s.identities.Certified(r.Context(), name); errors.Is(err, auth.ErrCredentials) {
 		err = noCertificate("there is no account %.80q, or it may not log in", name)

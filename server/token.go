@@ -119,7 +119,6 @@ func (s *Server) tokenByQuery(r *http.Request) (tokenRequest, error) {
 	default:
 		c, certified, wrong := s.certified(r)
 		if bad, ok := errors.AsType[*certificateError](wrong); ok {
-			s.shutOut(r, "certificate", bad)
 			return q, httpx.WithHeader(oci.Unauthorized.With(bad.Error(), nil), "WWW-Authenticate", basicChallenge)
 		}
 		if err = wrong; certified {

@@ -131,6 +131,8 @@ func TestSecretsStaySecret(t *testing.T) {
 		s.do("carl:"+carl, "PUT", "/berth/v1/users/ann", jsonBody, body)
 	}
 
+	s.do("", "POST", "/berth/v1/login", jsonBody, `{"issuer":"sso","id_token":"`+wrong+`"}`)
+
 	// The policy, and all that can be read.
 	s.want(200, s.do("ann:"+ann, "PUT", "/berth/v1/policy", jsonBody, `{"rules":[{"subject":"group:admins","repositories":"**","allow":["pull","push","overwrite","delete","admin"]},{"subject":"user:bob","repositories":"team/**","allow":["pull"]}]}`, "If-Match", "0"))
 	for _, path := range []string{

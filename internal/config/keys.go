@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -110,6 +111,14 @@ func hide(n *yaml.Node, key string) {
 			hide(n.Content[i+1], n.Content[i].Value)
 		}
 	case yaml.ScalarNode:
+		if _, err := time.ParseDuration(n.Value); err == nil { // as people write it: 24h0m0s is 24h
+			if whole, ok := strings.CutSuffix(n.Value, "m0s"); ok {
+				n.Value = whole + "m"
+			}
+			if whole, ok := strings.CutSuffix(n.Value, "h0m"); ok {
+				n.Value = whole + "h"
+			}
+		}
 		word := key[strings.LastIndexByte(key, '_')+1:]
 		if slices.Contains([]string{"password", "secret", "token"}, word) && n.Value != "" {
 			n.SetString(hidden)
@@ -127,13 +136,14 @@ func hide(n *yaml.Node, key string) {
 }
 
 // Locate puts before each line of err, which begins with a key, where that was
-// given: the line of the file, called name, that holds text; the variable; or what
-// flags has for the key. What was not given is a default, and has no place.
+// given: the line of the file, called name, that holds text. In the place of a key
+// that a variable has given, or a flag, as flags has them, comes that. What was not
+// given is a default, and has no place.
 func Locate(err error, name string, text []byte, lookup func(string) (string, bool), cfg any, flags map[string]string) error {
 	if err == nil {
 		return nil
 	}
-	places := map[string]string{}
+	places, others := map[string]string{}, map[string]string{}
 	var root yaml.Node
 	if yaml.Unmarshal(text, &root) == nil && len(root.Content) == 1 {
 		locate(root.Content[0], "", func(key string, line int) { places[key] = fmt.Sprintf("%s: line %d", name, line) })
@@ -141,15 +151,19 @@ func Locate(err error, name string, text []byte, lookup func(string) (string, bo
 	for _, key := range Keys(cfg) {
 		variable := prefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 		if _, given := lookup(variable); given {
-			places[key] = variable
+			others[key] = variable
 		}
 		if flag := flags[key]; flag != "" {
-			places[key] = flag
+			others[key] = flag
 		}
 	}
 	var errs []error
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		key, _, _ := strings.Cut(line, ":")
+		key, says, _ := strings.Cut(line, ":")
+		if other := others[key]; other != "" {
+			errs = append(errs, errors.New(other+":"+says))
+			continue
+		}
 		for key != "" && places[key] == "" {
 			key = key[:max(strings.LastIndexAny(key, ".["), 0)]
 		}

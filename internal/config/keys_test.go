@@ -88,11 +88,11 @@ func TestLocate(t *testing.T) {
 	got := config.Locate(wrong, "f.yaml", []byte(text), env, wide{}, map[string]string{"inner.wait": "--wait"})
 	want := `f.yaml: line 2: name: is wrong
 f.yaml: line 6: lists[1].tags: is wrong
---wait: inner.wait: is wrong
+--wait: is wrong
 f.yaml: line 7: inner: is wrong
-BERTH_INNER_ON: inner.on: is wrong
+BERTH_INNER_ON: is wrong
 url: is wrong
-BERTH_TOKEN: token: is wrong
+BERTH_TOKEN: is wrong
 nothing`
 	if got == nil || got.Error() != want {
 		t.Errorf("Locate() =\n%v\nwant\n%s", got, want)

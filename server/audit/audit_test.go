@@ -374,3 +374,43 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestManyAtOnce writes, reads, rotates and changes the settings at the same time:
+// no record is torn or lost.
+func TestManyAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := settings()
+	s.FileSize, s.Files = 2000, 1000
+	l := open(t, dir, s, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running, writing sync.WaitGroup
+	running.Go(func() { l.Run(ctx) })
+	running.Go(func() {
+		for ctx.Err() == nil {
+			if page, err := l.Read(t.Context(), control.AuditQuery{Limit: 50, Tail: true}); err != nil || page.Damaged > 0 {
+				t.Errorf("while it is written: %d damaged, %v", page.Damaged, err)
+				return
+			}
+			l.Set(s)
+		}
+	})
+	const writers, each = 8, 100
+	for w := range writers {
+		writing.Go(func() {
+			for i := range each {
+				add(l, fmt.Sprintf("w%d.%d", w, i), "team/app", control.AuditAllowed)
+			}
+		})
+	}
+	writing.Wait()
+	cancel()
+	running.Wait()
+	recs, damaged := all(t, l, control.AuditQuery{})
+	seen := map[string]bool{}
+	for _, r := range recs {
+		seen[r.Action] = true
+	}
+	if len(recs) != writers*each || len(seen) != writers*each || damaged != 0 {
+		t.Errorf("%d records, %d different, %d damaged; want %d", len(recs), len(seen), damaged, writers*each)
+	}
+}
