@@ -16,6 +16,7 @@
 //	image LAYOUT TAG TAR...      adds an image of these layers to an OCI layout
 //	damage DIR flip|cut          damages the largest file below DIR
 //	mounted IMAGE DIR            mounts an image of a file system
+//	oras LOGIN CA ...            does what programs built on oras-go do: see cmdOras
 //	acme NAME ADDRESS            starts a CA that speaks ACME: see cmdACME
 //	eventually PROGRAM [ARG...]  runs it until it succeeds, for 10 s
 //	port NAME                    sets $NAME to a port of 127.0.0.1 that is free
@@ -101,6 +102,7 @@ func TestStories(t *testing.T) {
 			"eventually": cmdEventually,
 			"port":       cmdPort,
 			"acme":       cmdACME,
+			"oras":       cmdOras,
 			"provider":   cmdProvider,
 			"browse":     cmdBrowse,
 			"ended":      cmdEnded,
