@@ -103,7 +103,7 @@ func (s *Service) job(ctx context.Context, issuer, token, address string) (_ Cal
 		return Caller{}, true, &RefusedError{Why: "this registry accepts no tokens of others"}
 	}
 	key := sha256.Sum256([]byte(issuer + "\x00" + token))
-	v, found := s.tokens.get(key)
+	v, found := s.jobs.get(key)
 	if !found {
 		a, err := s.issuers.Verify(ctx, issuer, token)
 		if errors.Is(err, ErrCredentials) && address != "" {
@@ -116,9 +116,11 @@ func (s *Service) job(ctx context.Context, issuer, token, address string) (_ Cal
 			return Caller{}, true, err
 		}
 		v = verified{kind: Job, assertion: &a, expires: a.Expires}
-		s.tokens.put(key, v)
 	}
 	c, err := s.admit(v.assertion)
+	if err == nil && !found { // others would only take the place
+		s.jobs.put(key, v)
+	}
 	return c, !found, err
 }
 

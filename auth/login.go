@@ -60,6 +60,7 @@ type Service struct {
 	flights singleflight.Group
 	logins  cache[login]
 	tokens  cache[verified]
+	jobs    cache[verified] // tokens of jobs: their own, and those that we gave them
 
 	accounts  *buckets
 	addresses *buckets
@@ -81,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		robots: newMirror[record](cfg.Records, "robots/", cfg.Log),
 		keys:   newKeys(cfg.Records, seal, cfg.Log), apiKeys: newMirror[userKey](cfg.Records, "apikeys/", cfg.Log),
 		decoy: decoy(), secret: random(32),
-		logins: newCache[login](maxLogins), tokens: newCache[verified](maxTokens),
+		logins: newCache[login](maxLogins), tokens: newCache[verified](maxTokens), jobs: newCache[verified](maxJobs),
 		accounts: newBuckets(accountEvery, accountBurst), addresses: newBuckets(addressEvery, addressBurst),
 	}
 	if cfg.Directory.Directory != nil {
@@ -152,6 +153,7 @@ const (
 
 	maxLogins = 20_000
 	maxTokens = 50_000
+	maxJobs   = 2_000 // each with its claims, 2 KiB or so and 16 KiB at most
 )
 
 // login is what became of a password.

@@ -133,6 +133,9 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 	key := sumOf(token)
 	v, found := s.tokens.get(key)
 	if !found {
+		v, found = s.jobs.get(key)
+	}
+	if !found {
 		if s.issuers != nil {
 			if issuer := s.issuers.Whose(token); issuer != "" {
 				c, fresh, err := s.job(ctx, issuer, token, "")
@@ -143,7 +146,11 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 		if v, err = s.verify(ctx, token); err != nil {
 			return Session{}, err
 		}
-		s.tokens.put(key, v)
+		if v.kind == Job {
+			s.jobs.put(key, v)
+		} else {
+			s.tokens.put(key, v)
+		}
 	}
 	if !time.Now().Before(v.expires) {
 		return Session{}, ErrExpired

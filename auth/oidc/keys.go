@@ -62,6 +62,7 @@ type provider struct {
 	ctx     context.Context // of its fetches
 
 	mu     sync.Mutex
+	closed bool
 	keys   *keySet   // nil: none yet
 	failed error     // of the last fetch
 	next   time.Time // before which there is no other
@@ -117,6 +118,9 @@ func newProvider(issuer, ca, keys string, log *slog.Logger) (*provider, error) {
 
 // close ends what is under way.
 func (p *provider) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	p.cancel()
 	p.working.Wait()
 	p.client.CloseIdleConnections()
@@ -261,6 +265,11 @@ func (p *provider) start() *flight {
 		return p.flight
 	}
 	f := &flight{done: make(chan struct{})}
+	if p.closed { // by who has taken the issuer out of the configuration just now
+		f.err = fmt.Errorf("%w: %s is not asked any more", auth.ErrIssuer, p.url)
+		close(f.done)
+		return f
+	}
 	p.flight = f
 	pause := p.next.Sub(p.now())
 	p.working.Go(func() {

@@ -483,6 +483,39 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// TestSetMeanwhile changes the configuration under who asks.
+func TestSetMeanwhile(t *testing.T) {
+	f := newIssuer(t)
+	s := f.issuers(nil)
+	with := []Issuer{s.now.Load().byName["ci"].Issuer}
+	token := f.good(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				a, err := s.Verify(ctx, "ci", token)
+				if err == nil {
+					_, err = s.Admit(a)
+				}
+				if got := outcome(err); got != "good" && got != "refused" && got != "down" && ctx.Err() == nil {
+					t.Errorf("Verify = %v", err)
+				}
+			}
+		})
+	}
+	for n := range 100 {
+		if err := s.Set([][]Issuer{nil, with}[n%2]); err != nil {
+			t.Error(err)
+		}
+	}
+	if a, err := s.Verify(t.Context(), "ci", token); err != nil || a.Issuer != "ci" {
+		t.Errorf("after all: %+v, %v", a, err)
+	}
+	cancel()
+	all.Wait()
+}
+
 func TestCA(t *testing.T) {
 	f := &fakeIssuer{t: t, meta: map[string]any{}, keys: []jose.JSONWebKey{{Key: rsaKey, KeyID: "one"}}}
 	f.Server = httptest.NewUnstartedServer(f)
