@@ -44,7 +44,8 @@ type Account struct {
 	Expires  time.Time // of a robot: then it cannot log in any more; zero: never
 	Grants   []Grant   // of a robot: what it may do at most
 	Created  time.Time
-	Revision uint64 // of its record
+	Revision uint64  // of its record
+	Origin   *Origin // of a user who logs in by an issuer; must not be changed
 }
 
 // record is an account as Records keeps it, at users/NAME or robots/NAME.
@@ -66,7 +67,7 @@ type record struct {
 func (r *record) account(kind Kind, name string, rev uint64) Account {
 	return Account{
 		Kind: kind, Name: name, Groups: r.Groups, Disabled: r.Disabled, Expires: r.Expires, Grants: r.Grants,
-		Created: r.Created, Revision: rev,
+		Created: r.Created, Revision: rev, Origin: r.Origin,
 	}
 }
 

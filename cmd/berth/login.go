@@ -191,15 +191,16 @@ func byPassword(ctx context.Context, std stdio, o loginOptions, c contexts.Conte
 	if auth.IsKey(c.Secret) || strings.HasPrefix(c.User, auth.RobotPrefix) {
 		err := reg.Ping(ctx)
 		if errors.Is(err, client.ErrUnauthorized) {
-			return c, notAccepted(c)
+			return c, notAccepted(ctx, c)
 		}
 		return c, err
 	}
 	return makeKey(ctx, reg, c, end)
 }
 
-func notAccepted(c contexts.Context) error {
-	return fmt.Errorf("%s does not accept this name and password", c.Server)
+// notAccepted says what else can be tried.
+func notAccepted(ctx context.Context, c contexts.Context) error {
+	return fmt.Errorf("%s does not accept this name and password%s", c.Server, otherWays(ctx, c))
 }
 
 // makeKey makes an API key in place of the password that c has.
@@ -220,7 +221,7 @@ func makeKey(ctx context.Context, reg *client.Registry, c contexts.Context, end 
 	}{fmt.Sprintf("berth login on %.100s", host), end}, &made)
 	switch {
 	case errors.Is(err, wire.Unauthenticated):
-		return c, notAccepted(c)
+		return c, notAccepted(ctx, c)
 	case errors.Is(err, wire.Unsupported):
 		return c, fmt.Errorf("%s is a berth too old for berth login; docker login works there", c.Server)
 	case err != nil:

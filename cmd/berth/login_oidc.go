@@ -73,6 +73,29 @@ func byOIDC(ctx context.Context, std stdio, o loginOptions, c contexts.Context) 
 	return c, nil
 }
 
+// otherWays says how else one can log in at the server of c, as the end of a sentence.
+func otherWays(ctx context.Context, c contexts.Context) string {
+	c.LogOut()
+	var known wire.LoginIssuers
+	reg, err := registryOf(c)
+	if err != nil {
+		return ""
+	}
+	server, err := controlOf(reg)
+	if err != nil {
+		return ""
+	}
+	defer server.Close()
+	if server.Get(ctx, "/login", nil, &known) != nil || len(known.Issuers) == 0 {
+		return ""
+	}
+	var names []string
+	for _, i := range known.Issuers {
+		names = append(names, i.Name)
+	}
+	return "; accounts of " + strings.Join(names, ", ") + " log in with --oidc " + names[0]
+}
+
 // issuerOf finds the issuer of that name.
 func issuerOf(known []wire.LoginIssuer, name, server string) (wire.LoginIssuer, error) {
 	var names []string

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -235,7 +236,11 @@ func newUserLs(std stdio, at *adminOf) *cobra.Command {
 			table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(table, "NAME\tGROUPS\tSTATE\tCREATED")
 			for _, u := range all {
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", u.Name, strings.Join(u.Groups, ","), stateOf(u.Disabled), u.Created.Local().Format("2006-01-02 15:04"))
+				state := stateOf(u.Disabled)
+				if !u.Disabled && !u.Until.IsZero() && time.Now().After(u.Until) {
+					state = "login is due"
+				}
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", u.Name, strings.Join(u.Groups, ","), state, u.Created.Local().Format("2006-01-02 15:04"))
 			}
 			return table.Flush()
 		})

@@ -32,6 +32,11 @@ type User struct {
 	Created  time.Time `json:"created"`
 	Revision uint64    `json:"revision"`
 
+	// Issuer is the OpenID provider that the user logs in by, and Until when the next
+	// login is due; absent: a user of berth's own.
+	Issuer string    `json:"issuer,omitempty"`
+	Until  time.Time `json:"until,omitzero"`
+
 	// Password is in the answer to a CreateUser without one, and nowhere else.
 	Password string `json:"password,omitempty"`
 }

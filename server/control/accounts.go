@@ -45,7 +45,11 @@ func (h *Handler) listUsers(_ *http.Request, q control.AccountsQuery) (control.U
 }
 
 func userOf(a auth.Account) control.User {
-	return control.User{Name: a.Name, Groups: append([]string{}, a.Groups...), Disabled: a.Disabled, Created: a.Created, Revision: a.Revision}
+	u := control.User{Name: a.Name, Groups: append([]string{}, a.Groups...), Disabled: a.Disabled, Created: a.Created, Revision: a.Revision}
+	if a.Origin != nil {
+		u.Issuer, u.Until = a.Origin.Issuer, a.Origin.Until
+	}
+	return u
 }
 
 // user answers GET /users/{user}.
