@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -35,9 +36,7 @@ func (f *fakeIssuer) id(change map[string]any) string {
 		"aud": "berth", "sub": "1234", "preferred_username": "ann", "email": "ann@example.com", "email_verified": true, "hd": "example.com",
 		"groups": []string{"dev", "/ops/night", "Domain Users", "admins"}, "project_path": nil, "namespace_path": nil, "nonce": "n",
 	}
-	for key, value := range change {
-		all[key] = value
-	}
+	maps.Copy(all, change)
 	return f.good(all)
 }
 

@@ -113,7 +113,7 @@ func (p *Provider) Browser(ctx context.Context, show func(page string)) (idToken
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close() // ends it all the same
 		}
-		<-served
+		_ = <-served // that it was shut down
 	}()
 	show(config.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)))
 	select {
