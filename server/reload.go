@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"berth.internal/auth/oidc"
 	"berth.internal/auth/policy"
 	"berth.internal/internal/config"
 	wire "berth.internal/internal/control"
@@ -25,7 +26,7 @@ import (
 // server runs. All others need a restart.
 func followed() []string {
 	return []string{
-		"trusted_proxies", "limits.caller.requests", "limits.caller.burst", "limits.caller.transfers",
+		"oidc", "trusted_proxies", "limits.caller.requests", "limits.caller.burst", "limits.caller.transfers",
 		"limits.address.requests", "limits.address.burst", "limits.address.transfers", "metrics", "sparse", "max_manifest", "grace", "trash", "immutable_tags",
 		"collect.interval", "collect.rate", "collect.untagged_grace", "collect.dangling_grace", "collect.orphan_grace",
 		"scrub.interval", "scrub.rate", "audit.enabled", "audit.pulls", "audit.file_size", "audit.files", "shutdown_timeout",
@@ -86,11 +87,7 @@ func (s *Server) Reload(ctx context.Context) (wire.Reloaded, error) {
 		var others []string
 		var err error
 		if read, others, err = s.cfg.Reread(); err != nil {
-			s.log.ErrorContext(ctx, "the configuration cannot be read again: the one before it stays in force", "error", err)
-			stays := *before
-			stays.problem = err.Error()
-			s.now.Store(&stays)
-			return did, wire.Invalid.With("nothing was changed, since the configuration has mistakes:\n" + err.Error())
+			return did, s.notReloaded(ctx, before, err)
 		}
 		did.NeedRestart = append(did.NeedRestart, others...)
 	}
@@ -100,6 +97,9 @@ func (s *Server) Reload(ctx context.Context) (wire.Reloaded, error) {
 		} else {
 			did.NeedRestart = append(did.NeedRestart, key)
 		}
+	}
+	if err := s.issuers.Set(read.OIDC); err != nil { // a file that it names
+		return wire.Reloaded{}, s.notReloaded(ctx, before, err)
 	}
 	next := *before
 	config.Copy(&next.Config, read, did.Changed)
@@ -116,6 +116,15 @@ func (s *Server) Reload(ctx context.Context) (wire.Reloaded, error) {
 		s.log.WarnContext(ctx, "some keys of the configuration have changed and need a restart", "keys", strings.Join(did.NeedRestart, " "))
 	}
 	return did, nil
+}
+
+// notReloaded tells that the configuration that was in force before still is.
+func (s *Server) notReloaded(ctx context.Context, before *current, err error) error {
+	s.log.ErrorContext(ctx, "the configuration cannot be read again: the one before it stays in force", "error", err)
+	stays := *before
+	stays.problem = err.Error()
+	s.now.Store(&stays)
+	return wire.Invalid.With("nothing was changed, since the configuration has mistakes:\n" + err.Error())
 }
 
 // Hangup is Reload when the process is told to by a signal.
@@ -169,6 +178,9 @@ func (c Config) CheckFiles() error {
 	if c.TLS.ClientCA != "" {
 		_, _, err := readCAs(c.TLS.ClientCA)
 		wrong("tls.client_ca", err)
+	}
+	if err := oidc.CheckFiles(c.OIDC); err != nil {
+		errs = append(errs, err)
 	}
 	for _, f := range []struct{ key, path string }{
 		{"htpasswd", c.Htpasswd}, {"admin_password_file", c.AdminPasswordFile}, {"secret_key_file", c.SecretKeyFile},

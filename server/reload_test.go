@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"berth.internal/auth/oidc"
 	"berth.internal/internal/config"
 )
 
@@ -18,7 +19,7 @@ import (
 // happens when it changes.
 func TestEveryKeyIsDecided(t *testing.T) {
 	restart := []string{
-		"listen", "tls.", "data", "anonymous", "policy", "htpasswd", "admin_password_file", "secret_key_file", "oidc", "ldap.", "reserve", "upload_expiry",
+		"listen", "tls.", "data", "anonymous", "policy", "htpasswd", "admin_password_file", "secret_key_file", "ldap.", "reserve", "upload_expiry",
 		"collect.untagged", "collect.dangling",
 	}
 	keys := config.Keys(DefaultConfig())
@@ -109,6 +110,36 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// TestReloadIssuers takes an issuer away from who is in by it, and gives it back.
+func TestReloadIssuers(t *testing.T) {
+	i := newIssuer(t)
+	next := DefaultConfig()
+	s, _ := people(t, func(c *Config) { c.Reread = func() (Config, []string, error) { return next, nil, nil } })
+	t.Cleanup(s.issuers.Close)
+	job := i.token(t, "team/app", time.Hour)
+	for _, step := range []struct {
+		name    string
+		issuers []oidc.Issuer
+		reload  int
+		status  int // of the job
+	}{
+		{"none", nil, 200, 401},
+		{"one", i.config(), 200, 200},
+		{"for people only", i.forPeople(0), 200, 401},
+		{"one again", i.config(), 200, 200},
+		{"with a file that is not there", []oidc.Issuer{{Name: "gitlab", URL: i.URL, CA: "/nonexistent", Jobs: i.config()[0].Jobs}}, 400, 200},
+		{"none again", nil, 200, 401},
+	} {
+		next.OIDC = step.issuers
+		if w := as(t, s, ann, "POST", "/berth/v1/config/reload", ""); w.Code != step.reload {
+			t.Errorf("%s: the reload = %d %s", step.name, w.Code, w.Body)
+		}
+		if w := as(t, s, "oidc+gitlab:"+job, "GET", "/v2/", ""); w.Code != step.status {
+			t.Errorf("%s: the job = %d %s, want %d", step.name, w.Code, w.Body, step.status)
+		}
+	}
+}
+
 // TestCheckFiles finds what is wrong with the files that a configuration names.
 func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
@@ -121,12 +152,13 @@ func TestCheckFiles(t *testing.T) {
 		t.Error(err)
 	}
 	c.Policy, c.TLS.Cert, c.TLS.Key, c.TLS.ClientCA, c.Htpasswd = bad, bad, bad, bad, filepath.Join(dir, "none")
+	c.OIDC = []oidc.Issuer{{Name: "a", URL: "https://a.test", CA: bad}, {Name: "b", URL: "https://b.test", Keys: bad}}
 	c.ShutdownTimeout = time.Second
 	err := c.CheckFiles()
 	if err == nil {
 		t.Fatal("nothing is wrong")
 	}
-	for _, want := range []string{"policy: ", "tls.cert: ", "tls.client_ca: ", "htpasswd: open"} {
+	for _, want := range []string{"policy: ", "tls.cert: ", "tls.client_ca: ", "htpasswd: open", "oidc[0].ca: ", "oidc[1].keys: "} {
 		if !strings.Contains("\n"+err.Error(), "\n"+want) {
 			t.Errorf("CheckFiles() = %v, lacks %s", err, want)
 		}

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -51,6 +52,7 @@ var errSignature = errors.New("its signature is not right")
 type provider struct {
 	url    string
 	ca     string
+	pem    []byte // what was in the file ca
 	file   string // with its keys; empty: it is asked
 	client *http.Client
 	log    *slog.Logger
@@ -93,27 +95,40 @@ func newProvider(issuer, ca, keys string, log *slog.Logger) (*provider, error) {
 	transport.MaxResponseHeaderBytes = 64 << 10
 	transport.MaxIdleConnsPerHost = 1
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	var pem []byte
 	if ca != "" {
-		text, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("oidc: ca: %w", err)
+		var err error
+		if pem, err = os.ReadFile(ca); err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
 		}
 		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("oidc: ca: %s holds no certificate in PEM", ca)
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca: %s holds no certificate in PEM", ca)
 		}
 		transport.TLSClientConfig.RootCAs = roots
 	}
-	p := &provider{url: issuer, ca: ca, file: keys, log: log, now: time.Now, pause: keysPause}
+	p := &provider{url: issuer, ca: ca, pem: pem, file: keys, log: log, now: time.Now, pause: keysPause}
 	p.client = &http.Client{Transport: bounded{transport}, Timeout: fetchMost, CheckRedirect: followed}
 	if keys != "" {
 		var err error
 		if p.keys, err = p.readFile(); err != nil {
-			return nil, fmt.Errorf("oidc: keys: %w", err)
+			return nil, fmt.Errorf("keys: %w", err)
 		}
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
+}
+
+// is tells whether this is the provider of one, also by what its files say now.
+func (p *provider) is(one Issuer) bool {
+	if p.url != one.URL || p.ca != one.CA || p.file != one.Keys {
+		return false
+	}
+	if p.ca == "" {
+		return true
+	}
+	pem, err := os.ReadFile(p.ca)
+	return err == nil && bytes.Equal(pem, p.pem)
 }
 
 // close ends what is under way.

@@ -79,7 +79,7 @@ func (s *Issuers) Set(list []Issuer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, fresh := s.now.Load(), &set{byName: map[string]*issuer{}, byURL: map[string]*issuer{}}
-	for _, one := range list {
+	for k, one := range list {
 		i := &issuer{Issuer: one}
 		if j := one.Jobs; j != nil {
 			i.require = conditions(one.Name, j.Require)
@@ -91,13 +91,13 @@ func (s *Issuers) Set(list []Issuer) error {
 			p := one.People.filled()
 			i.People = &p
 		}
-		if same := old.byURL[one.URL]; same != nil && same.ca == one.CA && same.file == one.Keys { // it keeps its keys
+		if same := old.byURL[one.URL]; same != nil && same.is(one) { // it keeps its keys
 			i.provider = same.provider
 		} else {
 			var err error
 			if i.provider, err = newProvider(one.URL, one.CA, one.Keys, s.log); err != nil {
 				fresh.closeBut(old)
-				return err
+				return fmt.Errorf("oidc[%d].%w", k, err)
 			}
 		}
 		fresh.byName[one.Name], fresh.byURL[one.URL] = i, i
@@ -106,6 +106,20 @@ func (s *Issuers) Set(list []Issuer) error {
 	s.now.Store(fresh)
 	old.closeBut(fresh)
 	return nil
+}
+
+// CheckFiles returns all that is wrong with the files that issuers name, each line
+// beginning with the key.
+func CheckFiles(list []Issuer) error {
+	var errs []error
+	for k, one := range list {
+		if p, err := newProvider(one.URL, one.CA, one.Keys, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, fmt.Errorf("oidc[%d].%w", k, err))
+		} else {
+			p.close()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // closeBut closes the providers that are not in other.

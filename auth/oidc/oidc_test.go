@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -516,6 +518,17 @@ func TestSetMeanwhile(t *testing.T) {
 	all.Wait()
 }
 
+// otherCA makes the certificate of a CA that has signed nothing.
+func otherCA(t *testing.T) []byte {
+	t.Helper()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, ecKey.Public(), ecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
 func TestCA(t *testing.T) {
 	f := &fakeIssuer{t: t, meta: map[string]any{}, keys: []jose.JSONWebKey{{Key: rsaKey, KeyID: "one"}}}
 	f.Server = httptest.NewUnstartedServer(f)
@@ -527,8 +540,31 @@ func TestCA(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := f.good(nil)
-	if _, err := f.issuers(func(i *Issuer) { i.CA = ca }).Verify(t.Context(), "ci", token); err != nil {
+	s := f.issuers(func(i *Issuer) { i.CA = ca })
+	if _, err := s.Verify(t.Context(), "ci", token); err != nil {
 		t.Errorf("with the issuer's CA: %v", err)
+	}
+	with := []Issuer{s.now.Load().byName["ci"].Issuer}
+	asked := f.asked.Load()
+	for _, tc := range []struct {
+		name string
+		file []byte
+		want string
+	}{
+		{"the same file", nil, "good"},
+		{"another CA in it", otherCA(t), "down"},
+	} {
+		if tc.file != nil {
+			if err := os.WriteFile(ca, tc.file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Set(with); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Verify(t.Context(), "ci", token); outcome(err) != tc.want || f.asked.Load() != asked {
+			t.Errorf("%s: %v, want %s", tc.name, err, tc.want)
+		}
 	}
 	if _, err := f.issuers(nil).Verify(t.Context(), "ci", token); outcome(err) != "down" {
 		t.Errorf("without: %v", err)
@@ -568,7 +604,7 @@ func TestKeysFile(t *testing.T) {
 	write(one)
 	step("another, when it is in the file", verify(otherKey, "two"), "good")
 	write("nothing")
-	if err := s.Set([]Issuer{{Name: "new", URL: "https://new.test", Keys: keys, Jobs: &Jobs{Audience: "a", Require: map[string]string{"sub": "**"}}}}); err == nil || !strings.HasPrefix(err.Error(), "oidc: keys: ") {
+	if err := s.Set([]Issuer{{Name: "new", URL: "https://new.test", Keys: keys, Jobs: &Jobs{Audience: "a", Require: map[string]string{"sub": "**"}}}}); err == nil || !strings.HasPrefix(err.Error(), "oidc[0].keys: ") {
 		t.Errorf("Set with a damaged file: %v", err)
 	}
 	clock.pass(keysMost + time.Second)
