@@ -140,7 +140,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	} {
 		s.want(200, s.do("ann:"+ann, "GET", "/berth/v1"+path, "", ""))
 	}
-	s.want(200, s.do("", "GET", "/metrics", "", ""))
+	s.want(200, s.do("ann:"+ann, "GET", "/metrics", "", ""))
 	s.want(200, s.do("", "GET", "/readyz", "", ""))
 	s.want(200, s.do("", "GET", "/auth/jwks", "", ""))
 	for _, args := range [][]string{{"user", "ls"}, {"robot", "ls", "--json"}, {"user", "key", "ls", "ann"}, {"policy", "show"}, {"admin", "audit", "--tail", "0"}, {"admin", "server"}} {
