@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -115,6 +116,20 @@ func (s *Service) firstAdmin(ctx context.Context, path string) error {
 		return s.users.load(ctx)
 	case err != nil:
 		return fmt.Errorf("admin_password_file: %s: %w", path, err)
+	}
+	s.log.InfoContext(ctx, "made the first administrator", "user", firstAdmin)
+	return nil
+}
+
+// MakeAdmin makes the user admin in the group GroupAdmins, and has the password
+// shown, which is kept nowhere. What cannot be shown is not made.
+func (s *Service) MakeAdmin(ctx context.Context, show func(name, password string) error) error {
+	password := rand.Text()
+	if _, err := s.AddUser(ctx, Account{Name: firstAdmin, Groups: []string{GroupAdmins}}, password); err != nil {
+		return fmt.Errorf("make the first administrator: %w", err)
+	}
+	if err := show(firstAdmin, password); err != nil {
+		return errors.Join(fmt.Errorf("show the first administrator's password: %w", err), s.Remove(ctx, User, firstAdmin))
 	}
 	s.log.InfoContext(ctx, "made the first administrator", "user", firstAdmin)
 	return nil

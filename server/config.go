@@ -151,6 +151,10 @@ type Config struct {
 	// puts in force. Nil: it cannot be read again.
 	Reread func() (cfg Config, restart []string, err error) `yaml:"-"`
 
+	// ShowAdmin, if it is set, shows a person the password of the user admin, who is
+	// made when other machines reach the registry and it has no users.
+	ShowAdmin func(name, password string) error `yaml:"-"`
+
 	// Version is berth's own, for the control API.
 	Version string `yaml:"-"`
 }
@@ -389,7 +393,7 @@ var ErrNoUsers = errors.New("there are no users")
 
 func (c Config) noUsers() error {
 	return fmt.Errorf("listen: %s can be reached from other machines, and %w, so that everybody there could read and overwrite every image: "+
-		"make the first user while it listens on 127.0.0.1 (berth user add --group admins NAME), or put a password in a file and name that as admin_password_file, "+
+		"start it on a terminal once, where it makes one and shows the password, or put a password in a file and name that as admin_password_file, "+
 		"or allow it with --anonymous pull or --anonymous push", c.Listen, ErrNoUsers)
 }
 
@@ -397,7 +401,7 @@ func (c Config) noUsers() error {
 // that a public registry in a data directory that does not exist yet will have no
 // users.
 func (c Config) CheckUsers() error {
-	if c.Public() && c.Htpasswd == "" && c.AdminPasswordFile == "" && len(c.OIDC) == 0 && c.LDAP.URL == "" {
+	if c.Public() && c.ShowAdmin == nil && c.Htpasswd == "" && c.AdminPasswordFile == "" && len(c.OIDC) == 0 && c.LDAP.URL == "" {
 		return c.noUsers()
 	}
 	return nil

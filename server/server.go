@@ -92,7 +92,12 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		return nil, err
 	}
 	if cfg.Public() && !s.identities.InUse() {
-		return nil, cfg.noUsers()
+		if cfg.ShowAdmin == nil {
+			return nil, cfg.noUsers()
+		}
+		if err := s.identities.MakeAdmin(ctx, cfg.ShowAdmin); err != nil {
+			return nil, err
+		}
 	}
 	s.collector = gc.New(d.Store, d.Index, gc.Config{
 		Records:  d.Records,

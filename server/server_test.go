@@ -17,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"berth.internal/auth"
 	"berth.internal/server/registry"
 	"berth.internal/storage"
 	"berth.internal/storage/kv"
@@ -141,6 +142,38 @@ func TestPublic(t *testing.T) {
 				t.Errorf("Open() = %v, CheckUsers() = %v, want ErrNoUsers", err, cfg.CheckUsers())
 			}
 		})
+	}
+}
+
+// TestShowAdmin makes an administrator where there is nobody, once, and shows the
+// password or makes none.
+func TestShowAdmin(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Listen = ":5000"
+	index := mem.NewIndex(kv.Options{})
+	var name, password string
+	shown, broken := 0, errors.New("the terminal is gone")
+	open := func(err error) (*Server, error) {
+		cfg.ShowAdmin = func(n, p string) error {
+			name, password, shown = n, p, shown+1
+			return err
+		}
+		return Open(t.Context(), cfg, storage.Drivers{Store: new(mem.Store), Index: index, Records: index}, slog.New(slog.DiscardHandler))
+	}
+	if _, err := open(broken); !errors.Is(err, broken) {
+		t.Fatalf("Open() = %v, want what went wrong with showing", err)
+	}
+	for range 2 {
+		s, err := open(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shown != 2 {
+			t.Errorf("shown %d times, want one more than what failed", shown)
+		}
+		if c, _, err := s.identities.Basic(t.Context(), name, password, "192.0.2.1"); err != nil || !c.In(auth.GroupAdmins) {
+			t.Errorf("the password shown is that of %+v, %v", c, err)
+		}
 	}
 }
 

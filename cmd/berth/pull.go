@@ -155,8 +155,8 @@ func (b *pullBar) show(msg jsonstream.Message) {
 
 func (b *pullBar) close() { _ = b.bar.Finish() }
 
-// isTerminal reports whether w is a terminal.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// isTerminal reports whether what is read from or written to is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

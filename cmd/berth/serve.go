@@ -28,8 +28,25 @@ func newServe(std stdio) *cobra.Command {
 		Long:  "Serve the registry. " + settingsHelp,
 		Example: `  berth serve --data /srv/berth
   berth serve --config /etc/berth.yaml
+  berth serve --listen :5000                     others log in; makes the first user
   berth serve --listen :5000 --anonymous pull    others may pull`,
-	}, defaultServer, serveFlags, serve)
+	}, defaultServer, serveFlags, func(ctx context.Context, cfg server.Config, again func() (server.Config, error), log *slog.Logger) error {
+		cfg.ShowAdmin = showAdmin(std)
+		return serve(ctx, cfg, again, log)
+	})
+}
+
+// showAdmin shows the first administrator's password to who sits at the terminal;
+// without one it is nil: what goes elsewhere may be kept there.
+func showAdmin(std stdio) func(name, password string) error {
+	if !isTerminal(std.in) || !isTerminal(std.err) {
+		return nil
+	}
+	return func(name, password string) error {
+		_, err := fmt.Fprintf(std.err, "There are no users yet. The first one, an administrator, is %s, with the password %s\n"+
+			"It is shown this once. Make others with berth user add.\n", name, password)
+		return err
+	}
 }
 
 func defaultServer() server.Config {

@@ -31,7 +31,10 @@ one data directory. Without root there is only the registry. The node may pull a
 images without a login, unless the policy denies it to node:local. ` + settingsHelp,
 		Example: `  sudo berth up
   sudo berth up --listen 127.0.0.1:5000 --data /srv/berth`,
-	}, defaultUp, upFlags, up)
+	}, defaultUp, upFlags, func(ctx context.Context, cfg upConfig, again func() (upConfig, error), log *slog.Logger) error {
+		cfg.Server.ShowAdmin = showAdmin(std)
+		return up(ctx, cfg, again, log)
+	})
 }
 
 func defaultUp() upConfig {
