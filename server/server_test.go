@@ -59,7 +59,7 @@ func TestValidate(t *testing.T) {
 			c.Trash, c.ImmutableTags = -1, []TagPattern{{"team/**", "{V,v}*"}, {"team/[", "v*"}, {"a", ""}, {"Team", "a/b"}}
 		}, []string{
 			"trash: ", `immutable_tags[1].repositories: "team/[": `, `immutable_tags[2].tags: a pattern of tags is missing`,
-			`immutable_tags: rule 4: repositories: "Team": no repository has the character 'T'`, `immutable_tags: rule 4: tags: "a/b": `,
+			`immutable_tags[3].repositories: "Team": no repository has the character 'T'`, `immutable_tags[3].tags: "a/b": `,
 		}},
 		{"ACME", func(c *Config) {
 			c.TLS.ACME = ACME{Hosts: []string{"registry.example.com"}, Directory: "https://ca.example.com/", Email: "a@example.com", AcceptTerms: true}
