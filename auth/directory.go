@@ -242,6 +242,11 @@ func (s *Service) here(name string) bool {
 	if r, _ := s.users.get(name); r != nil {
 		return true
 	}
+	return s.InHtpasswd(name)
+}
+
+// InHtpasswd tells whether the htpasswd file has a user of that name.
+func (s *Service) InHtpasswd(name string) bool {
 	_, found := s.htpasswd.user(name)
 	return found
 }
@@ -312,7 +317,7 @@ func (s *Service) tryDirectory(ctx context.Context, name, password, address stri
 func (s *Service) Lookup(ctx context.Context, kind Kind, name string) (Caller, error) {
 	c, _, err := s.state(ctx, kind, name, "")
 	if errors.Is(err, ErrCredentials) {
-		return c, fmt.Errorf("%s %.80q: %w", kind, name, ErrUnknown)
+		return c, fmt.Errorf("%s %.80q: %w, or it may not log in", kind, name, ErrUnknown)
 	}
 	return c, err
 }

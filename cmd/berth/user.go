@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ everybody has to log in. Users in the group admins may do everything.
 		GroupID: groupRun,
 	}
 	at.flags(cmd)
-	cmd.AddCommand(newUserAdd(std, &at), newUserLs(std, &at), newUserPasswd(std, &at), newUserSet(std, &at),
+	cmd.AddCommand(newUserAdd(std, &at), newUserLs(std, &at), newUserShow(std, &at), newUserPasswd(std, &at), newUserSet(std, &at),
 		newAble(&at, "/users/", "user", false), newAble(&at, "/users/", "user", true), newUserRm(std, &at), newUserKey(std, &at))
 	return cmd
 }
@@ -175,6 +176,41 @@ func newUserSet(std stdio, at *adminOf) *cobra.Command {
 		}{append([]string{}, groups...)}
 		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
 			return client.Do(ctx, "PUT", "/users/"+url.PathEscape(args[0]), q, nil)
+		})
+	}
+	return cmd
+}
+
+func newUserShow(std stdio, at *adminOf) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show [flags] [NAME]",
+		Short: "Show a user, and the groups that count in policies",
+		Long: `Show a user, or who has logged in, with the groups that count in policies. Users of an
+htpasswd file or an LDAP server are shown, too.`,
+		Example: "  berth user show\n  berth user show ann",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return at.do(cmd.Context(), func(ctx context.Context, client *control.Client) error {
+			var u wire.User
+			if err := client.Get(ctx, "/users/"+url.PathEscape(cmp.Or(only(args), myself)), nil, &u); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(std, u)
+			}
+			kept := map[string]string{"": "by the server", wire.SourceHtpasswd: "in the htpasswd file", wire.SourceDirectory: "in the directory (LDAP)"}
+			table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintf(table, "Name\t%s\nGroups\t%s\nState\t%s\nKept\t%s\n", u.Name, cmp.Or(strings.Join(u.Groups, ", "), "none"), stateOf(u.Disabled), cmp.Or(kept[u.Source], u.Source))
+			if u.Issuer != "" {
+				fmt.Fprintf(table, "Logs in by\t%s, next before %s\n", u.Issuer, u.Until.Local().Format("2006-01-02 15:04"))
+			}
+			if !u.Created.IsZero() {
+				fmt.Fprintf(table, "Created\t%s\n", u.Created.Local().Format("2006-01-02 15:04"))
+			}
+			return table.Flush()
 		})
 	}
 	return cmd

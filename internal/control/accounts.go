@@ -29,7 +29,7 @@ type User struct {
 	Name     string    `json:"name"`
 	Groups   []string  `json:"groups"`
 	Disabled bool      `json:"disabled"`
-	Created  time.Time `json:"created"`
+	Created  time.Time `json:"created,omitzero"`
 	Revision uint64    `json:"revision"`
 
 	// Issuer is the OpenID provider that the user logs in by, and Until when the next
@@ -37,9 +37,20 @@ type User struct {
 	Issuer string    `json:"issuer,omitempty"`
 	Until  time.Time `json:"until,omitzero"`
 
+	// Source is where the user is kept, if not by the server itself: in its htpasswd
+	// file, or in its directory, such as LDAP. Then there is neither Created nor
+	// Revision.
+	Source string `json:"source,omitempty"`
+
 	// Password is in the answer to a CreateUser without one, and nowhere else.
 	Password string `json:"password,omitempty"`
 }
+
+// The sources of users that are not the server's own.
+const (
+	SourceHtpasswd  = "htpasswd"
+	SourceDirectory = "directory"
+)
 
 // CreateUser makes a user.
 type CreateUser struct {

@@ -53,9 +53,21 @@ func userOf(a auth.Account) control.User {
 }
 
 // user answers GET /users/{user}.
-func (h *Handler) user(_ *http.Request, q control.UserQuery) (control.User, error) {
-	a, err := h.Identities.Account(auth.User, q.User)
-	return userOf(a), accountError(err)
+func (h *Handler) user(r *http.Request, q control.UserQuery) (control.User, error) {
+	name, err := h.userNamed(r, q.User)
+	if err != nil {
+		return control.User{}, err
+	}
+	a, err := h.Identities.Account(auth.User, name)
+	if !errors.Is(err, auth.ErrUnknown) {
+		return userOf(a), accountError(err)
+	}
+	c, err := h.Identities.Lookup(r.Context(), auth.User, name)
+	u := control.User{Name: c.Name, Groups: append([]string{}, c.Groups...), Source: control.SourceDirectory}
+	if h.Identities.InHtpasswd(name) {
+		u.Source = control.SourceHtpasswd
+	}
+	return u, accountError(err)
 }
 
 // createUser answers POST /users.
