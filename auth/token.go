@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -78,6 +79,15 @@ type verified struct {
 	catalog bool
 
 	assertion *Assertion // of a job
+
+	memo *atomic.Pointer[memo] // what it came to the last time
+}
+
+// memo is a session of a token, and the record of the account that it is of. As long
+// as the record is the same, so is the session.
+type memo struct {
+	record  *record
+	session Session
 }
 
 // Issue makes a token for c that is good for what c may do of what is asked.
@@ -128,8 +138,8 @@ func sumOf(token string) [sha256.Size]byte {
 // Bearer returns who shows the token. A token that was verified is remembered by
 // its hash; whether its owner may still come in is looked up each time. The token
 // may also be one of an issuer. Errors: ErrToken, or for that ErrCredentials;
-// ErrIssuer; others of Records.
-func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
+// ErrIssuer; others of Records. The session must not be changed.
+func (s *Service) Bearer(ctx context.Context, token string) (*Session, error) {
 	key := sumOf(token)
 	v, found := s.tokens.get(key)
 	if !found {
@@ -139,12 +149,12 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 		if s.issuers != nil {
 			if issuer := s.issuers.Whose(token); issuer != "" {
 				c, fresh, err := s.job(ctx, issuer, token, "")
-				return Session{Caller: c, Owner: c, Catalog: true, Fresh: fresh}, err
+				return &Session{Caller: c, Owner: c, Catalog: true, Fresh: fresh}, err
 			}
 		}
 		var err error
 		if v, err = s.verify(ctx, token); err != nil {
-			return Session{}, err
+			return nil, err
 		}
 		if v.kind == Job {
 			s.jobs.put(key, v)
@@ -153,28 +163,43 @@ func (s *Service) Bearer(ctx context.Context, token string) (Session, error) {
 		}
 	}
 	if !time.Now().Before(v.expires) {
-		return Session{}, ErrExpired
+		return nil, ErrExpired
 	}
 	owner := Caller{Kind: Anonymous}
+	var of *record // if there is one, and it alone says who may come in
 	switch v.kind {
 	case Anonymous:
 	case Job:
 		var err error
 		if owner, err = s.admit(v.assertion); err != nil {
-			return Session{}, fmt.Errorf("%w: %w", ErrToken, err)
+			return nil, fmt.Errorf("%w: %w", ErrToken, err)
 		}
 	default:
+		// Before the state is looked up: then a change in between is one of the record.
+		of, _ = s.mirrorOf(v.kind).get(v.name)
+		if v.key != "" || of != nil && !of.Expires.IsZero() {
+			of = nil
+		}
+		if last := v.memo.Load(); last != nil && of != nil && last.record == of {
+			return &last.session, nil
+		}
 		c, epoch, err := s.state(ctx, v.kind, v.name, v.key)
 		if errors.Is(err, ErrCredentials) || err == nil && epoch != v.epoch {
-			return Session{}, fmt.Errorf("%w: it was given out before the account changed", ErrToken)
+			return nil, fmt.Errorf("%w: it was given out before the account changed", ErrToken)
 		} else if err != nil {
-			return Session{}, err
+			return nil, err
 		}
 		owner = c
 	}
 	limited := owner
 	limited.Limits = v.limits
-	return Session{Caller: limited, Owner: owner, Catalog: v.catalog}, nil
+	session := Session{Caller: limited, Owner: owner, Catalog: v.catalog}
+	if of == nil {
+		return &session, nil
+	}
+	m := &memo{record: of, session: session}
+	v.memo.Store(m)
+	return &m.session, nil
 }
 
 // verify reads a token that was not seen before.
@@ -207,7 +232,7 @@ func (s *Service) verify(ctx context.Context, token string) (verified, error) {
 	if !ok {
 		return verified{}, fmt.Errorf("%w: it has no subject", ErrToken)
 	}
-	v := verified{kind: kind, name: name, epoch: c.Epoch, key: c.Key, expires: c.ExpiresAt.Time}
+	v := verified{kind: kind, name: name, epoch: c.Epoch, key: c.Key, expires: c.ExpiresAt.Time, memo: new(atomic.Pointer[memo])}
 	v.limits, v.catalog = grants(c.Access)
 	if kind == Job {
 		if v.assertion, err = assertionOf(name, c.Claims, v.expires); err != nil {

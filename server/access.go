@@ -36,9 +36,9 @@ func isNode(r *http.Request) bool {
 
 // visitor is who sent a request, as far as it says.
 type visitor struct {
-	auth.Session
-	shown credential
-	err   error // why the credential that was shown is good for nothing
+	*auth.Session // which may be shared, and is not changed
+	shown         credential
+	err           error // why the credential that was shown is good for nothing
 }
 
 // credential is what a request shows of its sender.
@@ -86,7 +86,7 @@ func visitorOf(r *http.Request) *visitor {
 // anonymous is who has not said who he is. It is not changed.
 var anonymous = &visitor{Session: sessionOf(auth.Caller{Kind: auth.Anonymous})}
 
-func sessionOf(c auth.Caller) auth.Session { return auth.Session{Caller: c, Owner: c} }
+func sessionOf(c auth.Caller) *auth.Session { return &auth.Session{Caller: c, Owner: c} }
 
 // identify finds out who sent the request, once for all that is asked about it.
 // Without users, credentials say nothing.
@@ -110,13 +110,14 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 		s.shutOut(r, "", v.err)
 		return
 	}
-	var session auth.Session
+	var session *auth.Session
 	switch v.shown.scheme {
 	case "":
-		if session.Caller, session.Catalog, v.err = s.certified(r); v.err != nil || !session.Catalog {
+		c, shown, err := s.certified(r)
+		if v.err = err; err != nil || !shown {
 			return
 		}
-		session.Owner = session.Caller
+		session = &auth.Session{Caller: c, Owner: c, Catalog: true}
 	case "bearer":
 		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
 		switch {
