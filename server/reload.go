@@ -183,7 +183,9 @@ func (c Config) CheckFiles() error {
 		errs = append(errs, err)
 	}
 	for _, f := range []struct{ key, path string }{
-		{"htpasswd", c.Htpasswd}, {"admin_password_file", c.AdminPasswordFile}, {"secret_key_file", c.SecretKeyFile},
+		{"htpasswd", c.Htpasswd},
+		{"admin_password_file", c.AdminPasswordFile},
+		{"secret_key_file", c.SecretKeyFile},
 		{"tls.acme.directory_ca", c.TLS.ACME.DirectoryCA},
 	} {
 		if f.path != "" {

@@ -414,3 +414,28 @@ func TestManyAtOnce(t *testing.T) {
 		t.Errorf("%d records, %d different, %d damaged; want %d", len(recs), len(seen), damaged, writers*each)
 	}
 }
+
+// BenchmarkAdd is what a line costs, and a request that has none.
+func BenchmarkAdd(b *testing.B) {
+	l := audit.New(audit.Config{Dir: b.TempDir(), Settings: audit.Settings{On: true, FileSize: 16 << 20, Files: 4}, Log: slog.New(slog.DiscardHandler)})
+	rec := control.AuditRecord{
+		Who: "user:ann", Credential: "token", From: "192.0.2.1", Action: "manifest.push", Repo: "team/app", Tag: "latest",
+		Digest: "sha256:" + strings.Repeat("0", 64), Decision: control.AuditAllowed, Rule: "group:dev allow pull,push on team/**", Status: 201,
+	}
+	b.Run("line", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Add(nil, rec)
+		}
+	})
+	b.Run("none", func(b *testing.B) {
+		r := httptest.NewRequestWithContext(b.Context(), "GET", "/", nil)
+		b.ReportAllocs()
+		for b.Loop() {
+			audit.Noted(r).Allow("rule")
+			if l.Pulls() {
+				b.Fatal("pulls are recorded")
+			}
+		}
+	})
+}
