@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,13 @@ type ACME struct {
 	// for the certificate of Directory. Default none.
 	DirectoryCA string `yaml:"directory_ca"`
 
+	// EABKeyID is the name of the key in EABKeyFile, for CAs that give accounts to
+	// their customers only (RFC 8555, section 7.3.4). Default none.
+	EABKeyID string `yaml:"eab_key_id"`
+
+	// EABKeyFile is a file with that key, as the CA shows it: in base64url.
+	EABKeyFile string `yaml:"eab_key_file"`
+
 	// Cache is the directory for the account's key, and the certificates with their
 	// keys. Default registry/acme in Data.
 	Cache string `yaml:"cache"`
@@ -57,7 +65,7 @@ type ACME struct {
 
 // named tells whether any of it was given.
 func (a ACME) named() bool {
-	return len(a.Hosts) > 0 || a.Email != "" || a.Directory != "" || a.DirectoryCA != "" || a.Cache != "" || a.AcceptTerms
+	return len(a.Hosts) > 0 || a.Email != "" || a.Directory != "" || a.DirectoryCA != "" || a.EABKeyID != "" || a.EABKeyFile != "" || a.Cache != "" || a.AcceptTerms
 }
 
 // validate returns all that is wrong with it.
@@ -78,6 +86,9 @@ func (a ACME) validate() (errs []error) {
 		if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
 			wrong("directory: must be a URL that begins with https://")
 		}
+	}
+	if (a.EABKeyID == "") != (a.EABKeyFile == "") {
+		wrong("eab_key_id: needs eab_key_file beside it, and the other way round")
 	}
 	if !a.AcceptTerms {
 		wrong("accept_terms: must be true: the CA gives certificates only to who agrees to its terms of service; its directory says where they are")
@@ -133,14 +144,35 @@ func (a *acmeCerts) load(context.Context) error {
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
+	binding, err := a.binding()
+	if err != nil {
+		return fmt.Errorf("tls.acme.eab_key_file: %w", err)
+	}
 	if err := os.MkdirAll(a.Cache, 0o700); err != nil {
 		return fmt.Errorf("tls.acme.cache: %w", err)
 	}
 	a.manager = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(a.Cache), HostPolicy: autocert.HostWhitelist(a.Hosts...), Email: a.Email,
-		Client: &acme.Client{DirectoryURL: a.Directory, UserAgent: "berth", HTTPClient: &http.Client{Transport: &listening{a, t}}},
+		ExternalAccountBinding: binding,
+		Client:                 &acme.Client{DirectoryURL: a.Directory, UserAgent: "berth", HTTPClient: &http.Client{Transport: &listening{a, t}}},
 	}
 	return nil
+}
+
+// binding is what the CA knows its customer by, nil if it need not.
+func (a ACME) binding() (*acme.ExternalAccountBinding, error) {
+	if a.EABKeyFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(a.EABKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(string(text)), "="))
+	if err != nil || len(key) == 0 {
+		return nil, fmt.Errorf("%s does not hold a key in base64url", a.EABKeyFile) // without what it holds
+	}
+	return &acme.ExternalAccountBinding{KID: a.EABKeyID, Key: key}, nil
 }
 
 // listening ends requests to the CA with the server, and listens to what the CA says

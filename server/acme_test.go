@@ -1,6 +1,8 @@
 package server
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
@@ -30,4 +32,20 @@ func FuzzRefusal(f *testing.F) {
 			t.Errorf("refusal(%q) = %q", body, said)
 		}
 	})
+}
+
+func TestBinding(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	for text, want := range map[string]string{"c2VjcmV0\n": "secret", "c2VjcmV0MQ==": "secret1", "c2VjcmV0MQ": "secret1", "": "", "not the key": ""} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := ACME{EABKeyID: "k", EABKeyFile: file}.binding()
+		switch {
+		case want == "" && (err == nil || text != "" && strings.Contains(err.Error(), text)):
+			t.Errorf("binding() of %q = %v, want an error without it", text, err)
+		case want != "" && (err != nil || string(b.Key) != want || b.KID != "k"):
+			t.Errorf("binding() of %q = %+v, %v, want %q", text, b, err, want)
+		}
+	}
 }

@@ -182,6 +182,8 @@ func (c Config) CheckFiles() error {
 	if err := oidc.CheckFiles(c.OIDC); err != nil {
 		errs = append(errs, err)
 	}
+	_, err := c.TLS.ACME.binding()
+	wrong("tls.acme.eab_key_file", err)
 	for _, f := range []struct{ key, path string }{
 		{"htpasswd", c.Htpasswd},
 		{"admin_password_file", c.AdminPasswordFile},

@@ -66,10 +66,10 @@ func TestValidate(t *testing.T) {
 			c.TLS.ClientCA = "ca.crt"
 		}, nil},
 		{"bad ACME", func(c *Config) {
-			c.TLS = TLS{Cert: "a", Key: "b", ACME: ACME{Hosts: []string{"localhost", "::1", "Registry.example.com"}, Directory: "ca", Email: "a"}}
+			c.TLS = TLS{Cert: "a", Key: "b", ACME: ACME{Hosts: []string{"localhost", "::1", "Registry.example.com"}, Directory: "ca", Email: "a", EABKeyID: "k"}}
 		}, []string{
 			"tls.acme: gets", `tls.acme.hosts: "localhost"`, `tls.acme.hosts: "::1"`, `tls.acme.hosts: "Registry`,
-			"tls.acme.email: ", "tls.acme.directory: ", "tls.acme.accept_terms: ",
+			"tls.acme.email: ", "tls.acme.directory: ", "tls.acme.eab_key_id: ", "tls.acme.accept_terms: ",
 		}},
 		{"LDAP", func(c *Config) {
 			c.LDAP.URL, c.LDAP.UserBase = "ldaps://ldap.example.com", "ou=people,dc=example,dc=com"

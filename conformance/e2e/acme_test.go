@@ -21,13 +21,17 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// customerKey is what the CA has given its customer "customer".
+const customerKey = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+
 // cmdACME starts a CA that speaks ACME: Let's Encrypt's own test server, with a DNS
 // in which all names of example.com are this machine. It connects for its checks to
 // an address that becomes $ADDRESS, writes the certificate of its own web server to
-// NAME.crt and the one that its certificates are by to NAME-root.crt.
+// NAME.crt and the one that its certificates are by to NAME-root.crt. With a third
+// argument only its customers get accounts.
 func cmdACME(ts *testscript.TestScript, neg bool, args []string) {
 	positive(ts, neg, args, 2, "acme NAME ADDRESS")
-	for key, value := range map[string]string{"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_AUTHZREUSE": "0"} {
+	for key, value := range map[string]string{"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", "PEBBLE_AUTHZREUSE": "0"} {
 		ts.Check(os.Setenv(key, value)) // it has no other way to be told; nobody else reads them
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,8 +50,9 @@ func cmdACME(ts *testscript.TestScript, neg bool, args []string) {
 	var out lockedBuffer
 	logger := log.New(&out, "", log.LstdFlags)
 	store := db.NewMemoryStore()
+	ts.Check(store.AddExternalAccountKeyByID("customer", customerKey))
 	issuer := ca.New(logger, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "the only one", ValidityPeriod: 7776000}})
-	front := wfe.New(logger, store, va.New(logger, 1, address.Port, false, names.Addr().String(), store), issuer, []string{"ca.example.com"}, false, false, 1, 1)
+	front := wfe.New(logger, store, va.New(logger, 1, address.Port, false, names.Addr().String(), store), issuer, []string{"ca.example.com"}, false, len(args) == 3, 1, 1)
 	api := httptest.NewTLSServer(front.Handler())
 	ts.Defer(func() {
 		api.Close()
