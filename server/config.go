@@ -75,9 +75,10 @@ type Config struct {
 	// makes other keys. Default none: they are in the clear.
 	SecretKeyFile string `yaml:"secret_key_file"`
 
-	// OIDC are issuers of signed tokens by which CI jobs come in without a stored
-	// secret, each with name, issuer, ca, and jobs with audience, require and
-	// groups: see package auth/oidc. Default none.
+	// OIDC are issuers of signed tokens, each with name, issuer, ca or keys: jobs
+	// (audience, require, groups) lets CI jobs in without a stored secret, people
+	// (client_id, scopes, username_claim, groups_claim, require, lasts) lets people log
+	// in with the account that they have there. See package auth/oidc. Default none.
 	OIDC []oidc.Issuer `yaml:"oidc"`
 
 	// LDAP is a server with users and groups: see package auth/ldap. Users of berth's

@@ -27,7 +27,8 @@ type Issuer struct {
 	URL string `yaml:"issuer"`
 
 	// CA is a file with the certificates, in PEM, that the issuer's is checked
-	// against. Default those of the system.
+	// against. Default those of the system; berth's container image has none: give it
+	// some at /etc/ssl/certs.
 	CA string `yaml:"ca"`
 
 	// Keys is a file with the issuer's keys, as a JWK set (RFC 7517), for one that

@@ -3,6 +3,7 @@ package oidc
 import (
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -687,6 +688,32 @@ func FuzzDecode(f *testing.F) {
 		}
 		if tok.subject == "" || len(tok.claims) > maxClaims {
 			t.Errorf("decode(%q) = %+v", payload, tok)
+		}
+	})
+}
+
+// FuzzKeys takes no key that is not public, asymmetric and long enough, whatever an
+// issuer publishes.
+func FuzzKeys(f *testing.F) {
+	one := must(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{
+		{Key: &rsaKey.PublicKey, KeyID: "one", Use: "sig"}, {Key: ecKey.Public(), Algorithm: "ES256"}, {Key: smallKey.Public()},
+	}}.Keys[0].MarshalJSON())
+	f.Add([]byte(`{"keys":[` + string(one) + `]}`))
+	f.Add([]byte(`{"keys":[{"kty":"oct","k":"c2VjcmV0"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"OKP","crv":"Ed25519","x":""}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQ"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"},1,null]}`))
+	f.Add(must(json.Marshal(map[string]any{"keys": []any{jose.JSONWebKey{Key: edKey, KeyID: "private"}}})))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		keys, err := parseKeys(text)
+		if (err == nil) != (len(keys) > 0) || len(keys) > maxKeys {
+			t.Fatalf("parseKeys(%q) = %d keys, %v", text, len(keys), err)
+		}
+		for _, key := range keys {
+			if !key.IsPublic() || !key.Valid() || key.Use != "" && key.Use != "sig" {
+				t.Errorf("parseKeys(%q) takes %+v", text, key)
+			}
+			if k, ok := key.Key.(*rsa.PublicKey); ok && k.N.BitLen() < minRSA {
+				t.Errorf("parseKeys(%q) takes a key of %d bits", text, k.N.BitLen())
+			}
 		}
 	})
 }
