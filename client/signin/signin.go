@@ -105,15 +105,18 @@ func (p *Provider) Browser(ctx context.Context, show func(page string)) (idToken
 	state, nonce, verifier := rand.Text(), rand.Text(), oauth2.GenerateVerifier()
 	back := &returned{state: state, came: make(chan answer, 1)}
 	server := &http.Server{Handler: back, ReadHeaderTimeout: patience, MaxHeaderBytes: 64 << 10}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	served := make(chan struct{})
+	go func() {
+		_ = server.Serve(l) // until it is shut down
+		close(served)
+	}()
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // for the last page to go out
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close() // ends it all the same
 		}
-		_ = <-served // that it was shut down
+		<-served
 	}()
 	show(config.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)))
 	select {
