@@ -47,7 +47,7 @@ func dial2(t *testing.T, addr string, window uint32) *wire2 {
 	}
 	w := &wire2{Framer: http2.NewFramer(c, c), t: t, conn: c}
 	w.enc = hpack.NewEncoder(&w.hdr)
-	w.Framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	w.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	if err := w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}); err != nil {
 		t.Fatal(err)
 	}
