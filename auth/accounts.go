@@ -64,6 +64,9 @@ type record struct {
 	Epoch string `json:"epoch"`
 }
 
+// newEpoch makes an epoch. It is no secret, and in every token.
+func newEpoch() string { return rand.Text()[:13] }
+
 func (r *record) account(kind Kind, name string, rev uint64) Account {
 	return Account{
 		Kind: kind, Name: name, Groups: r.Groups, Disabled: r.Disabled, Expires: r.Expires, Grants: r.Grants,
@@ -203,7 +206,7 @@ func (s *Service) AddRobot(ctx context.Context, a Account) (made Account, secret
 }
 
 func (s *Service) add(ctx context.Context, kind Kind, name string, r record) (Account, error) {
-	r.Created, r.Epoch = time.Now().UTC().Truncate(time.Second), rand.Text()
+	r.Created, r.Epoch = time.Now().UTC().Truncate(time.Second), newEpoch()
 	rev, err := s.mirrorOf(kind).put(ctx, name, &r, 0)
 	if errors.Is(err, storage.ErrConflict) {
 		return Account{}, fmt.Errorf("%s %s: %w", kind, name, ErrExists)
@@ -293,19 +296,19 @@ func (e Edit) apply(r record, kind Kind, hash string) (record, error) {
 		if err := checkGrants("a robot", *e.Grants); err != nil {
 			return r, err
 		}
-		r.Grants, r.Epoch = *e.Grants, rand.Text()
+		r.Grants, r.Epoch = *e.Grants, newEpoch()
 	}
 	if e.Expires != nil {
 		r.Expires = e.Expires.UTC().Truncate(time.Second)
 	}
 	if e.Disabled != nil {
 		if *e.Disabled && !r.Disabled { // also what it has now must not work again later
-			r.Epoch = rand.Text()
+			r.Epoch = newEpoch()
 		}
 		r.Disabled = *e.Disabled
 	}
 	if hash != "" {
-		r.Hash, r.Epoch = hash, rand.Text()
+		r.Hash, r.Epoch = hash, newEpoch()
 	}
 	return r, nil
 }

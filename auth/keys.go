@@ -58,6 +58,14 @@ func newKeys(records storage.Records, seal cipher.AEAD, log *slog.Logger) *keys 
 	}
 }
 
+// keyNameSize is how long the name of a key is, in letters, and oldKeyNameSize how
+// long it was. Each token names its key, and each letter of it is sent with every
+// request.
+const (
+	keyNameSize    = 10
+	oldKeyNameSize = 26
+)
+
 // minSecretKey and maxSecretKey bound what a secret key file holds, in bytes.
 const (
 	minSecretKey = 32
@@ -120,7 +128,7 @@ func (k *keys) signing(ctx context.Context) (id string, key *ecdsa.PrivateKey, e
 	if err != nil {
 		return "", nil, fmt.Errorf("make a key for tokens: %w", err)
 	}
-	id = rand.Text()
+	id = rand.Text()[:keyNameSize]
 	r := &keyRecord{Private: der, Created: now.UTC()}
 	if k.seal != nil {
 		r.Private, r.Sealed = nil, k.seal.Seal(nil, nil, der, []byte(id))
@@ -141,7 +149,7 @@ func (k *keys) signing(ctx context.Context) (id string, key *ecdsa.PrivateKey, e
 // public returns the key that verifies what id has signed, nil if there is none.
 func (k *keys) public(ctx context.Context, id string) (*ecdsa.PublicKey, error) {
 	r, _ := k.all.get(id)
-	if r == nil && len(id) == len(rand.Text()) && k.asked.Allow() {
+	if r == nil && (len(id) == keyNameSize || len(id) == oldKeyNameSize) && k.asked.Allow() {
 		if err := k.all.refresh(ctx, id); err != nil {
 			return nil, err
 		}

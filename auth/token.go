@@ -24,6 +24,9 @@ const ServiceName = "berth"
 // TokenLife is how long a token is good for.
 const TokenLife = 5 * time.Minute
 
+// tokenNameSize is how long the name of a token is, in letters.
+const tokenNameSize = 10
+
 // tokenLeeway is how far the clocks of servers may be apart.
 const tokenLeeway = 10 * time.Second
 
@@ -113,12 +116,13 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 	}
 	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: ServiceName, Subject: subject(c.Kind, c.Name), Audience: jwt.ClaimStrings{ServiceName}, ID: rand.Text(),
+			Issuer: ServiceName, Subject: subject(c.Kind, c.Name), Audience: jwt.ClaimStrings{ServiceName}, ID: rand.Text()[:tokenNameSize],
 			IssuedAt: jwt.NewNumericDate(t.Issued), NotBefore: jwt.NewNumericDate(t.Issued), ExpiresAt: jwt.NewNumericDate(t.Expires),
 		},
 		Access: t.Access, Epoch: epoch, Key: c.Key, Claims: c.Claims,
 	})
 	unsigned.Header["kid"] = id
+	delete(unsigned.Header, "typ") // optional, and of our tokens there is one type
 	if t.Value, err = unsigned.SignedString(key); err != nil {
 		return Token{}, fmt.Errorf("sign a token: %w", err)
 	}
