@@ -91,7 +91,7 @@ func TestMatrix(t *testing.T) {
 						continue
 					}
 					want, denied := f[column], false
-					for _, need := range strings.Split(f[0], ",") {
+					for need := range strings.SplitSeq(f[0], ",") {
 						where := cmp.Or(kind, "-")
 						if need == "anyone" || need == "overwrite" && !there || rights[need+" "+where][i] == "+" {
 							continue
