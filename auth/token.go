@@ -129,9 +129,12 @@ func (s *Service) Issue(ctx context.Context, c Caller, asked []Access, d Decider
 	return t, nil
 }
 
-// sumOf is the hash of a token. Most are short enough for a copy that makes no
+// Sum is the hash of a token, by which it is remembered.
+type Sum [sha256.Size]byte
+
+// SumOf hashes a token. Most are short enough for a copy that makes no
 // garbage.
-func sumOf(token string) [sha256.Size]byte {
+func SumOf(token string) Sum {
 	var short [1024]byte
 	if len(token) <= len(short) {
 		return sha256.Sum256(short[:copy(short[:], token)])
@@ -144,7 +147,11 @@ func sumOf(token string) [sha256.Size]byte {
 // may also be one of an issuer. Errors: ErrToken, or for that ErrCredentials;
 // ErrIssuer; others of Records. The session must not be changed.
 func (s *Service) Bearer(ctx context.Context, token string) (*Session, error) {
-	key := sumOf(token)
+	return s.BearerBySum(ctx, token, SumOf(token))
+}
+
+// BearerBySum is Bearer for who knows the sum of the token.
+func (s *Service) BearerBySum(ctx context.Context, token string, key Sum) (*Session, error) {
 	v, found := s.tokens.get(key)
 	if !found {
 		v, found = s.jobs.get(key)

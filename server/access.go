@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"berth.internal/auth"
 	wire "berth.internal/internal/control"
@@ -43,9 +44,10 @@ type visitor struct {
 
 // credential is what a request shows of its sender.
 type credential struct {
-	scheme   string // basic, bearer or, without any, empty
-	name     string // basic
-	password string // basic; of bearer, the token
+	scheme   string   // basic, bearer or, without any, empty
+	name     string   // basic
+	password string   // basic; of bearer, the token
+	sum      auth.Sum // of a token, if authorization has read it
 }
 
 var errAuthorization = errors.New("the header Authorization is neither Basic nor Bearer, or damaged")
@@ -73,6 +75,37 @@ func parseAuthorization(values []string) (credential, error) {
 		}
 	}
 	return credential{}, errAuthorization
+}
+
+// lastKey is the key of a connection's last token in the context of its requests.
+type lastKey struct{}
+
+// lastToken is what the requests of a connection have shown last, if that was a
+// token: most clients send the same one with each.
+type lastToken struct{ atomic.Pointer[shownToken] }
+
+type shownToken struct {
+	header string
+	read   credential
+}
+
+// authorization reads what r shows.
+func authorization(r *http.Request) (credential, error) {
+	values := r.Header["Authorization"]
+	last, _ := r.Context().Value(lastKey{}).(*lastToken)
+	if last != nil && len(values) == 1 {
+		if before := last.Load(); before != nil && before.header == values[0] {
+			return before.read, nil
+		}
+	}
+	c, err := parseAuthorization(values)
+	if c.scheme == "bearer" {
+		c.sum = auth.SumOf(c.password)
+		if last != nil {
+			last.Store(&shownToken{header: values[0], read: c})
+		}
+	}
+	return c, err
 }
 
 // visitorOf returns who identify has found.
@@ -106,7 +139,7 @@ func (s *Server) identify(r *http.Request) {
 }
 
 func (s *Server) recognize(r *http.Request, v *visitor) {
-	if v.shown, v.err = parseAuthorization(r.Header["Authorization"]); v.err != nil {
+	if v.shown, v.err = authorization(r); v.err != nil {
 		s.shutOut(r, "", v.err)
 		return
 	}
@@ -119,7 +152,7 @@ func (s *Server) recognize(r *http.Request, v *visitor) {
 		}
 		session = &auth.Session{Caller: c, Owner: c, Catalog: true}
 	case "bearer":
-		session, v.err = s.identities.Bearer(r.Context(), v.shown.password)
+		session, v.err = s.identities.BearerBySum(r.Context(), v.shown.password, v.shown.sum)
 		switch {
 		case v.err != nil:
 			s.shutOut(r, "token", v.err)

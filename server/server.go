@@ -227,9 +227,9 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			_ = takeAnswers(c, s.patience.body) // unsupported: then its client may be as slow as it likes
 			if s.clients != nil {
-				return s.clients.remember(ctx)
+				ctx = s.clients.remember(ctx)
 			}
-			return ctx
+			return context.WithValue(ctx, lastKey{}, new(lastToken))
 		},
 		BaseContext: func(from net.Listener) context.Context {
 			switch from {
