@@ -217,30 +217,7 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	if host, _, err := net.SplitHostPort(s.cfg.Listen); s.cert == nil && s.now.Load().proxies == nil && s.identities.InUse() && (err != nil || !loopback(host)) {
 		s.log.Warn("passwords come to this address in the clear: set tls.cert and tls.key, or name the proxy that speaks TLS for it as trusted_proxies", "address", s.name)
 	}
-	hs := &http.Server{
-		Handler:           limitBodies(s.patience.body, s.handler),
-		ReadHeaderTimeout: s.patience.header,
-		IdleTimeout:       s.patience.idle,
-		MaxHeaderBytes:    64 << 10,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: s.patience.ping, PingTimeout: s.patience.ping / 2, WriteByteTimeout: s.patience.body},
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			_ = takeAnswers(c, s.patience.body) // unsupported: then its client may be as slow as it likes
-			if s.clients != nil {
-				ctx = s.clients.remember(ctx)
-			}
-			return context.WithValue(ctx, lastKey{}, new(lastToken))
-		},
-		BaseContext: func(from net.Listener) context.Context {
-			switch from {
-			case admin:
-				return asAdmin(context.WithoutCancel(ctx))
-			case s.cfg.LocalNode:
-				return asNode(context.WithoutCancel(ctx))
-			}
-			return context.WithoutCancel(ctx)
-		},
-	}
+	hs := s.httpServer(ctx, admin)
 	auditing, stopAuditing := context.WithCancel(context.WithoutCancel(ctx))
 	var audited sync.WaitGroup
 	audited.Go(func() { s.audit.Run(auditing) })
@@ -303,6 +280,35 @@ func (s *Server) Serve(ctx context.Context, l, admin net.Listener) error {
 	}
 	s.log.Info("registry has stopped")
 	return err
+}
+
+// httpServer makes what speaks HTTP. What comes by admin, or from the node in this
+// process, is marked as such.
+func (s *Server) httpServer(ctx context.Context, admin net.Listener) *http.Server {
+	return &http.Server{
+		Handler:           limitBodies(s.patience.body, s.handler),
+		ReadHeaderTimeout: s.patience.header,
+		IdleTimeout:       s.patience.idle,
+		MaxHeaderBytes:    64 << 10,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: s.patience.ping, PingTimeout: s.patience.ping / 2, WriteByteTimeout: s.patience.body},
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			_ = takeAnswers(c, s.patience.body) // unsupported: then its client may be as slow as it likes
+			if s.clients != nil {
+				ctx = s.clients.remember(ctx)
+			}
+			return context.WithValue(ctx, lastKey{}, new(lastToken))
+		},
+		BaseContext: func(from net.Listener) context.Context {
+			switch from {
+			case admin:
+				return asAdmin(context.WithoutCancel(ctx))
+			case s.cfg.LocalNode:
+				return asNode(context.WithoutCancel(ctx))
+			}
+			return context.WithoutCancel(ctx)
+		},
+	}
 }
 
 // readFiles reads again what the configuration names: the certificate, the CAs of
