@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"berth.internal/auth"
+	"berth.internal/auth/policy"
 	wire "berth.internal/internal/control"
 	"berth.internal/internal/httpx"
 	"berth.internal/internal/oci"
@@ -39,7 +40,8 @@ func isNode(r *http.Request) bool {
 type visitor struct {
 	*auth.Session // which may be shared, and is not changed
 	shown         credential
-	err           error // why the credential that was shown is good for nothing
+	last          *shownToken // the token, if the connection remembers it
+	err           error       // why the credential that was shown is good for nothing
 }
 
 // credential is what a request shows of its sender.
@@ -85,27 +87,53 @@ type lastKey struct{}
 type lastToken struct{ atomic.Pointer[shownToken] }
 
 type shownToken struct {
-	header string
-	read   credential
+	header  string
+	read    credential
+	decided atomic.Pointer[decided]
 }
 
-// authorization reads what r shows.
-func authorization(r *http.Request) (credential, error) {
+// decided is what a policy said last of a token's session: the requests of a pull
+// are for one repository. It holds as long as both are the same.
+type decided struct {
+	session *auth.Session
+	policy  *policy.Version
+	repo    string
+	action  registry.Action
+	is      auth.Decision
+}
+
+// authorize reads what r shows.
+func (v *visitor) authorize(r *http.Request) {
 	values := r.Header["Authorization"]
 	last, _ := r.Context().Value(lastKey{}).(*lastToken)
 	if last != nil && len(values) == 1 {
 		if before := last.Load(); before != nil && before.header == values[0] {
-			return before.read, nil
+			v.shown, v.last = before.read, before
+			return
 		}
 	}
-	c, err := parseAuthorization(values)
-	if c.scheme == "bearer" {
-		c.sum = auth.SumOf(c.password)
+	v.shown, v.err = parseAuthorization(values)
+	if v.shown.scheme == "bearer" {
+		v.shown.sum = auth.SumOf(v.shown.password)
 		if last != nil {
-			last.Store(&shownToken{header: values[0], read: c})
+			v.last = &shownToken{header: values[0], read: v.shown}
+			last.Store(v.last)
 		}
 	}
-	return c, err
+}
+
+// decide asks the policy whether v may do a with repo.
+func (s *Server) decide(v *visitor, repo string, a registry.Action) auth.Decision {
+	if v.last == nil {
+		return s.decider.Decide(v.Caller, repo, auth.Action(a))
+	}
+	now := s.policy.Current() // before the decision: a later policy is not taken for this one
+	if d := v.last.decided.Load(); d != nil && d.session == v.Session && d.policy == now && d.action == a && d.repo == repo {
+		return d.is
+	}
+	d := &decided{session: v.Session, policy: now, repo: repo, action: a, is: s.decider.Decide(v.Caller, repo, auth.Action(a))}
+	v.last.decided.Store(d)
+	return d.is
 }
 
 // visitorOf returns who identify has found.
@@ -139,7 +167,7 @@ func (s *Server) identify(r *http.Request) {
 }
 
 func (s *Server) recognize(r *http.Request, v *visitor) {
-	if v.shown, v.err = authorization(r); v.err != nil {
+	if v.authorize(r); v.err != nil {
 		s.shutOut(r, "", v.err)
 		return
 	}
@@ -200,7 +228,7 @@ func (s *Server) access(r *http.Request, repo string, a registry.Action) error {
 	case repo == "": // docker login begins here, also where everybody may pull
 		return s.challenge(r, repo, a, v, oci.Unauthorized)
 	}
-	d := s.decider.Decide(v.Caller, repo, auth.Action(a))
+	d := s.decide(v, repo, a)
 	if d.Allowed {
 		audit.Noted(r).Allow(d.Rule)
 		return nil

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -256,6 +257,54 @@ func TestRevoked(t *testing.T) {
 				t.Errorf("after: %v, want 401 for password, token and refresh token", got)
 			}
 		})
+	}
+}
+
+// TestLastToken changes policy and account between the requests of one connection,
+// which all show the same token.
+func TestLastToken(t *testing.T) {
+	s, _ := people(t, nil)
+	put := func(rules string) func() {
+		return func() {
+			t.Helper()
+			if _, err := s.policy.Put(t.Context(), policyOf(t, rules), s.policy.Version().Revision); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(`[{"subject":"user:bob","repositories":"team/**","allow":["pull"]}]`)()
+	granted := token(t, s, bob, "repository:team/app:pull").Token
+	last := new(lastToken)
+	ask := func(who, repo string) int {
+		r := httptest.NewRequestWithContext(context.WithValue(t.Context(), lastKey{}, last), "GET", "/v2/"+repo+"/tags/list", nil)
+		r.Header.Set("Authorization", "Bearer "+who)
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		return w.Code
+	}
+	for _, step := range []struct {
+		name       string
+		change     func()
+		app, other int
+	}{
+		{"allowed", func() {}, 404, 403},
+		{"denied", put(`[{"subject":"user:bob","repositories":"team/**","deny":["pull"]}]`), 403, 403},
+		{"allowed again", put(`[{"subject":"user:bob","repositories":"**","allow":["pull"]}]`), 404, 401},
+		{"the account is gone", func() {
+			if err := s.identities.Remove(t.Context(), auth.User, "bob"); err != nil {
+				t.Fatal(err)
+			}
+		}, 401, 401},
+	} {
+		step.change()
+		for range 2 { // the second time from memory
+			if app, other := ask(granted, "team/app"), ask(granted, "other/app"); app != step.app || other != step.other {
+				t.Errorf("%s: %d and %d, want %d and %d", step.name, app, other, step.app, step.other)
+			}
+		}
+		if got := ask("nonsense", "team/app"); got != 401 {
+			t.Errorf("%s: another token = %d, want 401", step.name, got)
+		}
 	}
 }
 

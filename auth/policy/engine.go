@@ -24,16 +24,13 @@ import (
 // may do it with some repository, as far as a single rule can tell.
 type Engine struct {
 	policy Policy
-	rules  map[string]map[string]*ruleset // by kind and name of the subject
+	rules  map[string]map[string]ruleset // by kind and name of the subject
 }
 
-// ruleset is the rules of one subject in order of precedence. heads are their
-// pattern.heads, close together: most rules are passed by for theirs, and a caller
-// in many groups has many.
-type ruleset struct {
-	heads []uint32
-	rules []rule
-}
+// ruleset is the rules of one subject by their pattern.head, each list in order of
+// precedence: a subject such as everyone has a rule for every team, and all but a few
+// are for names that begin otherwise.
+type ruleset map[uint32][]rule
 
 // subject is whom a rule is for.
 type subject struct {
@@ -81,7 +78,7 @@ func bit(a auth.Action) actions {
 
 // Compile makes an engine. The error is all that is wrong with p, as Problems.
 func Compile(p Policy) (*Engine, error) {
-	e := &Engine{policy: p, rules: map[string]map[string]*ruleset{}}
+	e := &Engine{policy: p, rules: map[string]map[string]ruleset{}}
 	var wrong Problems
 	for i, r := range p.Rules {
 		problem := func(field, format string, args ...any) {
@@ -145,28 +142,27 @@ func Compile(p Policy) (*Engine, error) {
 
 func (e *Engine) add(who subject, r rule) {
 	if e.rules[who.kind] == nil {
-		e.rules[who.kind] = map[string]*ruleset{}
+		e.rules[who.kind] = map[string]ruleset{}
 	}
 	list := e.rules[who.kind][who.name]
 	if list == nil {
-		list = &ruleset{}
+		list = ruleset{}
 		e.rules[who.kind][who.name] = list
 	}
-	list.rules = append(list.rules, r)
+	list[r.head] = append(list[r.head], r)
 }
 
-func (l *ruleset) sort() {
-	slices.SortStableFunc(l.rules, func(a, b rule) int {
-		switch {
-		case a.before(&b):
-			return -1
-		case b.before(&a):
-			return 1
-		}
-		return 0
-	})
-	for i := range l.rules {
-		l.heads = append(l.heads, l.rules[i].head)
+func (l ruleset) sort() {
+	for _, rules := range l {
+		slices.SortStableFunc(rules, func(a, b rule) int {
+			switch {
+			case a.before(&b):
+				return -1
+			case b.before(&a):
+				return 1
+			}
+			return 0
+		})
 	}
 }
 
@@ -295,15 +291,23 @@ type question struct {
 
 // ask looks for a better rule among those of a subject, which may have none. value
 // is that of the claim.
-func (q *question) ask(list *ruleset, value string) {
-	if list == nil {
-		return
-	}
-	for i, head := range list.heads {
-		if head != q.head && head != 0 && q.repo != "" {
-			continue // most of them
+func (q *question) ask(list ruleset, value string) {
+	switch {
+	case len(list) == 0:
+	case q.repo == "":
+		for _, rules := range list {
+			q.look(rules, value)
 		}
-		r := &list.rules[i]
+	default:
+		q.look(list[q.head], value)
+		q.look(list[0], value)
+	}
+}
+
+// look is ask for rules in order of precedence.
+func (q *question) look(rules []rule, value string) {
+	for i := range rules {
+		r := &rules[i]
 		if q.best != nil && r.rank <= q.best.rank && !r.before(q.best) {
 			return // nor are those behind it
 		}
@@ -331,7 +335,7 @@ func within(limits []auth.Grant, repo string, a auth.Action) bool {
 		if !slices.Contains(g.Actions, a) {
 			continue
 		}
-		if g.Repositories == "**" || repo == "" && a != auth.Admin || repo != "" && Match(g.Repositories, repo) {
+		if g.Repositories == "**" || repo == "" && a != auth.Admin || repo != "" && (repo == g.Repositories || Match(g.Repositories, repo)) {
 			return true
 		}
 	}

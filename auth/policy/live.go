@@ -88,6 +88,10 @@ func (l *Live) Decide(c auth.Caller, repo string, a auth.Action) auth.Decision {
 	return l.now.Load().engine.Decide(c, repo, a)
 }
 
+// Current is Version for who only asks whether it is another one than before. It is
+// not changed.
+func (l *Live) Current() *Version { return l.now.Load() }
+
 // Version returns what is in force.
 func (l *Live) Version() Version { return *l.now.Load() }
 
