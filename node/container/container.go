@@ -56,6 +56,41 @@ type Bundle struct {
 	// StdinOnce ends that input when the first Streams that had it is closed (or
 	// its agent dies). Otherwise it stays open as long as the container lives.
 	StdinOnce bool
+	// Terminal makes standard input and output a terminal of this size. It goes with
+	// Spec.Process.Terminal. Output is one stream then, Stdout.
+	Terminal *TerminalSize
+	// Init runs the container's program below a first process that passes signals on
+	// and reaps what is left behind.
+	Init bool
+	// Restart says when the container's program begins again.
+	Restart Restart
+}
+
+// TerminalSize is the size of a terminal in characters.
+type TerminalSize struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
+}
+
+// RestartPolicy says after which ends a container's program begins again.
+type RestartPolicy string
+
+// Restart policies, as Docker's. What tells always and unless-stopped apart is the
+// caller's business.
+const (
+	RestartNo            RestartPolicy = "" // never
+	RestartAlways        RestartPolicy = "always"
+	RestartUnlessStopped RestartPolicy = "unless-stopped"
+	RestartOnFailure     RestartPolicy = "on-failure" // after an exit code other than zero
+)
+
+// Restart is when a container's program begins again after its end, also while
+// there is no agent: 100 ms later, each time twice as long up to a minute, and
+// again 100 ms after a run of ten seconds.
+type Restart struct {
+	Policy RestartPolicy `json:"policy,omitempty"`
+	// Max is how often at most, for RestartOnFailure; 0: without end.
+	Max int `json:"max,omitempty"`
 }
 
 // Rootfs is an overlay of directories. In a container with a user namespace all
@@ -68,6 +103,11 @@ type Rootfs = plan.Rootfs
 type LogConfig struct {
 	// Path is appended to. Its directory must exist. "": no log is kept.
 	Path string
+	// MaxSize is how long a file gets, in bytes, before it is renamed to Path.1, that
+	// to Path.2 and so on. 0: it grows without end.
+	MaxSize int64
+	// MaxFiles is how many there are at most, Path among them. 0 counts as 1.
+	MaxFiles int
 }
 
 // Status is where a container is in its life.
@@ -75,9 +115,10 @@ type Status string
 
 // The life of a container, in order.
 const (
-	StatusCreated Status = "created" // everything is built, its program not yet executed
-	StatusRunning Status = "running"
-	StatusStopped Status = "stopped"
+	StatusCreated    Status = "created" // everything is built, its program not yet executed
+	StatusRunning    Status = "running"
+	StatusRestarting Status = "restarting" // between two runs
+	StatusStopped    Status = "stopped"
 )
 
 // State is what is known of a container.
@@ -88,6 +129,15 @@ type State struct {
 
 	// Created, Started and Finished are zero as long as it did not happen.
 	Created, Started, Finished time.Time
+
+	// Paused says that the processes are frozen.
+	Paused bool
+	// Run counts how often the program was begun, from 1; 0: never.
+	Run int
+	// Next is when a restarting container begins again.
+	Next time.Time
+	// Last is how the run before this one ended, nil if this is the first.
+	Last *Exit
 
 	// ExitCode is that of the container's first process, 128 + Signal if a signal
 	// ended it. Both are 0 until it stopped.
@@ -102,6 +152,14 @@ type State struct {
 	// Warnings are what the node could not do as asked without making the
 	// container weaker than asked: a limit that may not be raised here.
 	Warnings []string
+}
+
+// Exit is how a run ended. The fields are as those of State.
+type Exit struct {
+	Started, Finished time.Time
+	ExitCode, Signal  int
+	OOMKilled         bool
+	Error             string
 }
 
 // AttachOptions chooses streams.
@@ -129,12 +187,67 @@ func (s *Streams) Close() error {
 	return nil
 }
 
+// Stats is what a container has used so far. What the kernel does not count here is
+// zero.
+type Stats struct {
+	Read time.Time
+
+	CPU           time.Duration // of all processors together
+	CPUUser       time.Duration
+	CPUSystem     time.Duration
+	CPUPerCPU     []time.Duration // cgroup version 1 only
+	Periods       uint64          // of the quota
+	ThrottledRuns uint64          // periods in which it was used up
+	Throttled     time.Duration
+
+	Memory        uint64            // bytes, caches of files included
+	MemoryMax     uint64            // the most there was
+	MemoryLimit   uint64            // bytes; 0: none
+	MemoryDetails map[string]uint64 // as in memory.stat
+	OOMKills      uint64
+	Swap          uint64 // bytes
+
+	Pids      uint64
+	PidsLimit uint64 // 0: none
+
+	Blocks  []BlockStats
+	HugeTLB map[string]HugeTLBStats // by page size, such as 2MB
+
+	// Pressure is how much of the time was lost to waiting for cpu, memory and io
+	// (cgroup version 2, PSI); nil where the kernel does not say.
+	Pressure map[string]Pressure
+}
+
+// BlockStats are transfers of one block device.
+type BlockStats struct {
+	Major, Minor                             uint64
+	ReadBytes, WriteBytes, ReadOps, WriteOps uint64
+}
+
+// HugeTLBStats are huge pages of one size, in bytes.
+type HugeTLBStats struct{ Usage, Max, Failed uint64 }
+
+// Pressure is PSI: the share of time, in percent over the last 10, 60 and 300
+// seconds, in which some or all processes waited, and that time in total.
+type Pressure struct {
+	Some, Full PressureTimes
+}
+
+// PressureTimes are the figures of a line of a pressure file.
+type PressureTimes struct {
+	Avg10, Avg60, Avg300 float64
+	Total                time.Duration
+}
+
 // ExecSpec is a further process for a running container.
 type ExecSpec struct {
 	// Process is as in the runtime-spec. Capabilities, NoNewPrivileges, Rlimits,
 	// OOMScoreAdj and User are taken as they are, nothing from the container's own
 	// process. The container's seccomp filter applies.
 	Process specs.Process
+	// Terminal makes its standard streams a terminal of this size, with
+	// Process.Terminal; then Stdin and Stdout are connected.
+	Terminal *TerminalSize
 	// The streams to connect; others are /dev/null.
 	AttachOptions
 }

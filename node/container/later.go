@@ -1,0 +1,56 @@
+package container
+
+import (
+	"context"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Resize sets the size of the container's terminal. Errors: ErrNotFound; ErrStatus
+// if it is stopped or has none.
+func (r *Runtime) Resize(ctx context.Context, id string, size TerminalSize) error {
+	return ErrUnsupported
+}
+
+// Resize sets the size of the process's terminal. Errors: ErrStatus if it has none.
+func (e *Exec) Resize(size TerminalSize) error { return ErrUnsupported }
+
+// WaitRun returns when that run of the container is over: it is stopped, restarting,
+// or in a later run. Errors: ErrNotFound.
+func (r *Runtime) WaitRun(ctx context.Context, id string, run int) (State, error) {
+	return State{}, ErrUnsupported
+}
+
+// SetRestart changes when the container begins again. One that is between two runs
+// and would not begin again is stopped. Errors: ErrNotFound; ErrStatus if it is
+// stopped.
+func (r *Runtime) SetRestart(ctx context.Context, id string, restart Restart) error {
+	return ErrUnsupported
+}
+
+// Update changes the limits that limits has; others stay. After an error none is
+// changed. Errors: ErrNotFound; ErrStatus if it is stopped; ErrUnsupported.
+func (r *Runtime) Update(ctx context.Context, id string, limits *specs.LinuxResources) error {
+	return ErrUnsupported
+}
+
+// Pause freezes all processes of the container. Errors: ErrNotFound; ErrStatus if it
+// does not run, or is paused.
+func (r *Runtime) Pause(ctx context.Context, id string) error { return ErrUnsupported }
+
+// Resume lets a paused container go on. Errors: ErrNotFound; ErrStatus if it is not
+// paused.
+func (r *Runtime) Resume(ctx context.Context, id string) error { return ErrUnsupported }
+
+// Stats returns what the container has used. Errors: ErrNotFound; ErrStatus if it is
+// stopped.
+func (r *Runtime) Stats(ctx context.Context, id string) (Stats, error) {
+	return Stats{}, ErrUnsupported
+}
+
+// WatchOOM calls killed whenever the kernel killed a process of the container because
+// a memory limit was reached, until the container has stopped or ctx ends. Errors:
+// ErrNotFound.
+func (r *Runtime) WatchOOM(ctx context.Context, id string, killed func()) error {
+	return ErrUnsupported
+}
