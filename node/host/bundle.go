@@ -43,10 +43,15 @@ func (h *Host) bundle(c *ctr) (container.Bundle, error) {
 	if err != nil {
 		return container.Bundle{}, err
 	}
-	return container.Bundle{
-		ID: rec.ID, Spec: spec, Rootfs: rootfs, Log: container.LogConfig{Path: c.path("log")},
+	bundle := container.Bundle{
+		ID: rec.ID, Spec: spec, Rootfs: rootfs, Log: rec.Spec.Log.config(c.path("log")),
 		Stdin: rec.Spec.OpenStdin, StdinOnce: rec.Spec.StdinOnce,
-	}, nil
+		Init: rec.Spec.Init, Restart: rec.Spec.Restart,
+	}
+	if rec.Spec.Tty {
+		bundle.Terminal = &rec.Spec.Console
+	}
+	return bundle, nil
 }
 
 // prepareFiles makes the directory of the container's files. What it has
@@ -132,6 +137,7 @@ func (c *ctr) runtimeSpec(acc account) (*specs.Spec, error) {
 	}
 	s.Process.User = specs.User{UID: acc.UID, GID: acc.GID, AdditionalGids: acc.Groups}
 	s.Process.NoNewPrivileges = spec.NoNewPrivs
+	s.Process.Terminal = spec.Tty
 	if spec.OOMScoreAdj != 0 {
 		s.Process.OOMScoreAdj = &spec.OOMScoreAdj
 	}

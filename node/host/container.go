@@ -20,11 +20,12 @@ type Status string
 
 // The states there are so far.
 const (
-	Created  Status = "created"
-	Running  Status = "running"
-	Exited   Status = "exited"
-	Removing Status = "removing"
-	Dead     Status = "dead" // could not be removed in full; removing it again goes on
+	Created    Status = "created"
+	Running    Status = "running" // also when it is paused
+	Restarting Status = "restarting"
+	Exited     Status = "exited"
+	Removing   Status = "removing"
+	Dead       Status = "dead" // could not be removed in full; removing it again goes on
 )
 
 // State is what a container does or did last.
@@ -36,6 +37,34 @@ type State struct {
 	OOMKilled bool      `json:"oom_killed,omitempty"`
 	Started   time.Time `json:"started,omitzero"`  // zero: never
 	Finished  time.Time `json:"finished,omitzero"` // zero: never
+
+	Paused   bool         `json:"-"`                  // while it runs
+	Restarts int          `json:"restarts,omitempty"` // by its policy, since somebody started it
+	Health   *HealthState `json:"-"`                  // while it runs and is asked
+}
+
+// HealthStatus is how a container that runs is.
+type HealthStatus string
+
+// The answers to whether a container is well.
+const (
+	Starting  HealthStatus = "starting"
+	Healthy   HealthStatus = "healthy"
+	Unhealthy HealthStatus = "unhealthy"
+)
+
+// HealthState is what came of asking a container whether it is well.
+type HealthState struct {
+	Status        HealthStatus
+	FailingStreak int
+	Log           []HealthResult // the last ones, oldest first
+}
+
+// HealthResult is one answer.
+type HealthResult struct {
+	Start, End time.Time
+	ExitCode   int // below 0: it could not be asked, or did not answer in time
+	Output     string
 }
 
 // Container is what there is to know about a container at one moment.

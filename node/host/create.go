@@ -46,6 +46,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 // checks it.
 func complete(spec Spec, id string, img image.Image) (_ Spec, warnings []string, err error) {
 	spec = spec.fill(img.Config.Config)
+	spec.Health = spec.Health.fill(img)
 	if err := spec.check(); err != nil {
 		return spec, nil, err
 	}

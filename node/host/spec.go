@@ -10,6 +10,8 @@ import (
 
 	"github.com/docker/go-units"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth.internal/node/container"
 )
 
 // Spec is what a user asks of a container. What the node cannot do has no
@@ -43,6 +45,20 @@ type Spec struct {
 	OOMScoreAdj int               `json:"oom_score_adj,omitempty"`
 	Rlimits     []Rlimit          `json:"rlimits,omitempty"`
 	Sysctls     map[string]string `json:"sysctls,omitempty"`
+
+	Tty        bool                   `json:"tty,omitempty"`       // standard streams are a terminal
+	Console    container.TerminalSize `json:"console,omitzero"`    // the terminal's size at first
+	Init       bool                   `json:"init,omitempty"`      // a reaper as first process
+	Restart    container.Restart      `json:"restart,omitzero"`    // when the program begins again
+	Health     *Health                `json:"health,omitempty"`    // nil: as the image says, after fill: it is not checked
+	Log        Log                    `json:"log,omitzero"`        // what is kept of the output
+	Runtime    string                 `json:"runtime,omitempty"`   // empty or RuntimeBerth, or one of the node's others
+	Security   Security               `json:"security,omitzero"`   // beside capabilities
+	Namespaces Namespaces             `json:"namespaces,omitzero"` // beside the network's and the user's
+	Devices    []Device               `json:"devices,omitempty"`
+	// DeviceRules say what else the container may do with devices: "c 1:3 rwm".
+	DeviceRules []string          `json:"device_rules,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"` // for the runtime
 }
 
 // Attached says which streams of a container are meant for the terminal of who
@@ -234,6 +250,9 @@ func (s Spec) check() error {
 		}
 	}
 	if err := s.checkStrings(); err != nil {
+		return err
+	}
+	if err := s.Health.check(); err != nil {
 		return err
 	}
 	if err := s.Resources.check(); err != nil {

@@ -1,0 +1,188 @@
+package host
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+
+	"berth.internal/node/container"
+	"berth.internal/node/image"
+)
+
+// Health is how a container is asked whether it is well. What is zero is as the
+// image says, or else as Docker does: see withDefaults.
+type Health struct {
+	// Test is "CMD" and a command with its arguments, or "CMD-SHELL" and what the
+	// shell shall run, or "NONE". Nothing: the image's.
+	Test          []string      `json:"test,omitempty"`
+	Interval      time.Duration `json:"interval,omitempty"`       // from the end of one check to the next
+	Timeout       time.Duration `json:"timeout,omitempty"`        // of a check
+	StartPeriod   time.Duration `json:"start_period,omitempty"`   // in which failures do not count
+	StartInterval time.Duration `json:"start_interval,omitempty"` // Interval in that time
+	Retries       int           `json:"retries,omitempty"`        // so many failures in a row make it unhealthy
+}
+
+// The kinds of Health.Test.
+const (
+	HealthNone  = "NONE"
+	HealthExec  = "CMD"
+	HealthShell = "CMD-SHELL"
+)
+
+// checked reports whether there is something to ask.
+func (h *Health) checked() bool {
+	return h != nil && len(h.Test) > 0 && h.Test[0] != HealthNone
+}
+
+// withDefaults fills the gaps as Docker does.
+func (h Health) withDefaults() Health {
+	h.Interval = cmp.Or(h.Interval, 30*time.Second)
+	h.Timeout = cmp.Or(h.Timeout, 30*time.Second)
+	h.StartInterval = cmp.Or(h.StartInterval, 5*time.Second)
+	h.Retries = cmp.Or(h.Retries, 3)
+	return h
+}
+
+// fill returns the check with the image's part filled in; nil if neither says
+// anything.
+func (h *Health) fill(img image.Image) *Health {
+	var docker dockerspec.DockerOCIImage
+	_ = json.Unmarshal(img.RawConfig, &docker) // what is not of Docker's form has no check
+	theirs := docker.Config.Healthcheck
+	if theirs == nil {
+		return h
+	}
+	if h == nil {
+		h = new(Health)
+	}
+	out := Health{
+		Test: h.Test, Interval: cmp.Or(h.Interval, theirs.Interval), Timeout: cmp.Or(h.Timeout, theirs.Timeout),
+		StartPeriod: cmp.Or(h.StartPeriod, theirs.StartPeriod), StartInterval: cmp.Or(h.StartInterval, theirs.StartInterval),
+		Retries: cmp.Or(h.Retries, theirs.Retries),
+	}
+	if len(out.Test) == 0 {
+		out.Test = slices.Clone(theirs.Test)
+	}
+	return &out
+}
+
+// check follows Docker's words.
+func (h *Health) check() error {
+	if h == nil {
+		return nil
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"Interval", h.Interval}, {"Timeout", h.Timeout}, {"StartPeriod", h.StartPeriod}, {"StartInterval", h.StartInterval}} {
+		if d.value != 0 && d.value < time.Millisecond {
+			return invalid("%s in Healthcheck cannot be less than 1ms", d.name)
+		}
+	}
+	if h.Retries < 0 {
+		return invalid("Retries in Healthcheck cannot be negative")
+	}
+	if len(h.Test) == 0 {
+		return nil
+	}
+	switch kind := h.Test[0]; {
+	case kind == HealthNone && len(h.Test) == 1:
+	case kind == HealthExec && len(h.Test) > 1, kind == HealthShell && len(h.Test) == 2:
+	default:
+		return invalid("invalid Healthcheck.Test %q: say NONE, CMD and a command, or CMD-SHELL and one argument", h.Test)
+	}
+	for _, arg := range h.Test {
+		if strings.ContainsRune(arg, 0) {
+			return invalid("invalid Healthcheck.Test %q: it contains a zero byte", h.Test)
+		}
+	}
+	return nil
+}
+
+// Log is what is kept of a container's output.
+type Log struct {
+	Driver   string `json:"driver,omitempty"`    // as its user calls it: local or json-file; or LogNone
+	MaxSize  int64  `json:"max_size,omitempty"`  // bytes of a file; 0: DefaultLogSize; below 0: no limit
+	MaxFiles int    `json:"max_files,omitempty"` // 0: DefaultLogFiles
+}
+
+// LogNone is the driver that keeps nothing.
+const LogNone = "none"
+
+// How much is kept of what a container writes if it does not say.
+const (
+	DefaultLogSize  = 10 * units.MiB
+	DefaultLogFiles = 3
+)
+
+// config says it in the runtime's words. path is where the log is.
+func (l Log) config(path string) container.LogConfig {
+	if l.Driver == LogNone {
+		return container.LogConfig{}
+	}
+	return container.LogConfig{
+		Path: path, MaxSize: max(cmp.Or(l.MaxSize, DefaultLogSize), 0), MaxFiles: cmp.Or(l.MaxFiles, DefaultLogFiles),
+	}
+}
+
+// RuntimeBerth is the runtime of the node's own, which "" means, too.
+const RuntimeBerth = "berth"
+
+// Security is what holds a container in, beside its user namespace and its
+// capabilities.
+type Security struct {
+	// Privileged leaves all of it out: all capabilities, all devices, nothing masked.
+	Privileged bool `json:"privileged,omitempty"`
+	// Seccomp is a profile as JSON, or SeccompUnconfined. Nothing: Docker's.
+	Seccomp string `json:"seccomp,omitempty"`
+	// AppArmor is the name of a profile that the node has loaded, or
+	// "unconfined". Nothing: the node's default.
+	AppArmor string `json:"apparmor,omitempty"`
+	// Label is what SELinux calls its processes: "user:role:type:level".
+	Label string `json:"label,omitempty"`
+	// MaskedPaths and ReadonlyPaths replace the default ones. Nil: those.
+	MaskedPaths   []string `json:"masked_paths"`
+	ReadonlyPaths []string `json:"readonly_paths"`
+}
+
+// SeccompUnconfined stands for no filter of system calls.
+const SeccompUnconfined = "unconfined"
+
+// Namespaces says which namespaces a container shares.
+type Namespaces struct {
+	PID    Namespace `json:"pid,omitempty"`
+	IPC    Namespace `json:"ipc,omitempty"`
+	UTS    Namespace `json:"uts,omitempty"`
+	Cgroup Namespace `json:"cgroup,omitempty"`
+}
+
+// Namespace is whose namespace it is: empty or one of the words below, or
+// "container:" and the id of another container.
+type Namespace string
+
+// Whose a namespace is.
+const (
+	NamespaceHost      Namespace = "host"
+	NamespacePrivate   Namespace = "private"
+	NamespaceShareable Namespace = "shareable" // of IPC: private, and others may join it
+	NamespaceNone      Namespace = "none"      // of IPC: private, without /dev/shm
+
+	ofContainer = "container:"
+)
+
+// container returns what is behind "container:".
+func (n Namespace) container() (ref string, ok bool) {
+	return strings.CutPrefix(string(n), ofContainer)
+}
+
+// Device is a device of the node's that the container has.
+type Device struct {
+	Source string `json:"source"` // path on the node; a directory stands for all that is below it
+	Target string `json:"target"` // path in the container
+	Access string `json:"access"` // of r, w and m
+}
