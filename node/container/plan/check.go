@@ -35,7 +35,7 @@ func check(in Input) error {
 	}
 	l := s.Linux
 	for _, a := range []asked{
-		{"hooks", s.Hooks != nil && hooks(s.Hooks) > 0},
+		{"hooks", in.Detached == nil && s.Hooks != nil && hooks(s.Hooks) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.memoryPolicy", l.MemoryPolicy != nil},
 		{"linux.mountLabel", l.MountLabel != ""},

@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 func TestGoldenExec(t *testing.T) {
 	proc := *spec().Process
 	proc.Args = []string{"/bin/sh"}
-	p, err := plan.ForExec(spec(), &proc, make([]byte, 16), [3]bool{false, true, true})
+	p, err := plan.ForExec(plan.ExecInput{Spec: spec(), Process: &proc, Seccomp: make([]byte, 16), Pipe: [3]bool{false, true, true}})
 	if err != nil {
 		t.Fatal(err)
 	}

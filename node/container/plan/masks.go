@@ -77,7 +77,11 @@ func (b *builder) maskedPaths() {
 // /dev/stdout again.
 func (b *builder) limits() {
 	l := b.spec.Linux
-	adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, [3]bool{b.Stdin, true, true})
+	pipe := [3]bool{b.Stdin, true, true}
+	if b.Detached != nil {
+		pipe = b.Detached.Pipe
+	}
+	adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, pipe)
 }
 
 // adopt is limits for any process. pipe says which of its stdio are pipes.

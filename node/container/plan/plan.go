@@ -42,9 +42,13 @@ const (
 	Sync   // socket to the shim: descriptors, and the word to go on
 	Status // pipe to the shim: call.Report
 	Init   // of Exec only: descriptor of the container's first process
+	// Of it, and of a detached container, follow the descriptors for the process.
 
 	childRegs
 )
+
+// Go is of a detached container: the FIFO that start writes to.
+const Go = Init
 
 // More registers of the program that the shim itself runs.
 const (
@@ -68,6 +72,21 @@ type Input struct {
 	Stdin   bool   // standard input is a pipe
 	Seccomp []byte // Spec.Linux.Seccomp as BPF instructions
 	Host    Host
+	// Detached is a container that is left to its caller: the descriptors it gets
+	// come from there, as does the word to start, and the root file system is
+	// Spec.Root.Path as it is on disk. Nil: it has a shim.
+	Detached *Detached
+}
+
+// Detached says what is different if a container has no shim.
+type Detached struct {
+	Pipe  [3]bool // which of its stdio are pipes, or a terminal
+	Files int     // descriptors that its process gets from number 3 on
+	// Pause stops the child where hooks want to look at it: all is mounted at the
+	// root file system's path, and that is not the root directory yet.
+	Pause bool
+	// KeepKeyring leaves it the session keyring of its caller.
+	KeepKeyring bool
 }
 
 // Host is what a plan needs to know of the node.
@@ -110,7 +129,7 @@ func For(in Input) (*Create, error) {
 	}
 	b := &builder{
 		Input: in, ns: ns, spec: in.Spec,
-		parent: call.New(parentRegs), child: call.New(childRegs),
+		parent: call.New(parentRegs), child: call.New(childRegs + call.Reg(in.files())),
 	}
 	if err := b.build(); err != nil {
 		return nil, err
@@ -177,9 +196,12 @@ func (b *builder) build() error {
 	if err := b.kernelMounts(); err != nil {
 		return err
 	}
-	b.pivot()
-	for _, m := range b.mounts {
-		b.attach(m)
+	if b.Detached != nil && b.Detached.Pause {
+		b.pause()
+	} else {
+		b.attachRoot("/proc") // a directory on every node; that it was covered ends with the old root
+		b.pivot()
+		b.attachMounts()
 	}
 	if err := b.network(); err != nil {
 		return err
@@ -195,7 +217,32 @@ func (b *builder) build() error {
 			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As("make the root file system read-only")
 	}
 	b.hostnames()
-	return process(b.child, b.spec.Process, b.Seccomp, b.root, true)
+	return process(b.child, b.launch())
+}
+
+// launch says how the container's first process begins.
+func (b *builder) launch() launch {
+	l := launch{proc: b.spec.Process, seccomp: b.Seccomp, root: b.root, gate: func() {
+		b.child.Ready()
+		wait(b.child, Sync)
+	}}
+	if d := b.Detached; d != nil {
+		l.files, l.keepKeyring = d.Files, d.KeepKeyring
+		l.gate = func() {
+			lookUp(b.child, b.spec.Process)
+			b.child.Ready()
+			wait(b.child, Go)
+		}
+	}
+	return l
+}
+
+// files counts the descriptors that the process gets from number 3 on.
+func (in *Input) files() int {
+	if in.Detached == nil {
+		return 0
+	}
+	return in.Detached.Files
 }
 
 // give makes the child receive r of the parent's program, and returns its
@@ -223,13 +270,38 @@ func (b *builder) begin() {
 		mountAttr(0, 0, unix.MS_PRIVATE), call.Int(sizeofMountAttr)).As("make all mounts private")
 }
 
+// attachRoot attaches the root file system somewhere, which must be before it can
+// be the root.
+func (b *builder) attachRoot(at string) *call.Op {
+	return b.child.Call(unix.SYS_MOVE_MOUNT, call.Get(b.root), call.Str(""), call.Int(unix.AT_FDCWD), call.Str(at),
+		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As("attach the root file system at " + at)
+}
+
+func (b *builder) attachMounts() {
+	for _, m := range b.mounts {
+		b.attach(m)
+	}
+}
+
+// pause lets hooks see the container before it has its root directory: at its
+// place on the node, or where the user namespace's root may not go, at /proc.
+// All mounts are attached beneath the root's descriptor in any case.
+func (b *builder) pause() {
+	c := b.child
+	hidden, attached := c.Label(), c.Label()
+	b.attachRoot(b.spec.Root.Path).On(hidden, unix.EACCES).Then(attached)
+	c.Place(hidden)
+	b.attachRoot("/proc")
+	c.Place(attached)
+	b.attachMounts()
+	c.Ready()
+	wait(c, Sync)
+	b.pivot()
+}
+
 // pivot makes the root file system the root directory and lets go of the node's.
 func (b *builder) pivot() {
 	c := b.child
-	// It must be attached somewhere before it can be the root. /proc is a directory
-	// on every node; that it was covered ends with the old root.
-	c.Call(unix.SYS_MOVE_MOUNT, call.Get(b.root), call.Str(""), call.Int(unix.AT_FDCWD), call.Str("/proc"),
-		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As("attach the root file system")
 	c.Call(unix.SYS_FCHDIR, call.Get(b.root)).As("enter the root file system")
 	c.Call(unix.SYS_PIVOT_ROOT, call.Str("."), call.Str(".")).As("make it the root")
 	c.Call(unix.SYS_UMOUNT2, call.Str("."), call.Int(unix.MNT_DETACH)).As("let go of the node's root")

@@ -96,7 +96,7 @@ func FuzzFor(f *testing.F) {
 				t.Errorf("plan of %s cannot be loaded: %v", text, err)
 			}
 		}
-		if _, err := plan.ForExec(&s, s.Process, nil, [3]bool{}); err != nil && !errors.Is(err, plan.ErrUnsupported) {
+		if _, err := plan.ForExec(plan.ExecInput{Spec: &s, Process: s.Process, Pipe: [3]bool{}}); err != nil && !errors.Is(err, plan.ErrUnsupported) {
 			t.Errorf("there is a plan for the container, not for exec: %v", err)
 		}
 	})

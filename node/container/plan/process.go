@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,10 +19,20 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // lastSignal is the largest number of a signal (_NSIG).
 const lastSignal = 64
 
-// process adds what makes the child the process proc: everything between a built
-// container and execve. With gate it reports when it is ready for that, and
-// waits for the shim's word. root is the root directory, open.
-func process(c *call.Program, proc *specs.Process, seccomp []byte, root call.Reg, gate bool) error {
+// launch says how a process begins.
+type launch struct {
+	proc        *specs.Process
+	seccomp     []byte
+	root        call.Reg // the root directory, open
+	gate        func()   // adds what it waits for before execve; nil: nothing
+	files       int      // descriptors it gets from number 3 on, in registers from childRegs on
+	keepKeyring bool
+}
+
+// process adds what makes the child the process of l: everything between a built
+// container and execve.
+func process(c *call.Program, l launch) error {
+	proc, seccomp, root := l.proc, l.seccomp, l.root
 	if err := checkProcess(proc); err != nil {
 		return err
 	}
@@ -37,7 +48,9 @@ func process(c *call.Program, proc *specs.Process, seccomp []byte, root call.Reg
 	}
 	c.Call(unix.SYS_RT_SIGPROCMASK, call.Int(unix.SIG_SETMASK), call.Data(make([]byte, 8)), call.Int(0), call.Int(8))
 	// Not the keys of who started the node. A kernel without keys is as good.
-	c.Call(unix.SYS_KEYCTL, call.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), call.Int(0)).On(call.Next, unix.ENOSYS).As("make a session keyring")
+	if !l.keepKeyring {
+		c.Call(unix.SYS_KEYCTL, call.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), call.Int(0)).On(call.Next, unix.ENOSYS).As("make a session keyring")
+	}
 
 	cwd := c.Reg()
 	what := "enter working directory " + proc.Cwd
@@ -65,18 +78,21 @@ func process(c *call.Program, proc *specs.Process, seccomp []byte, root call.Reg
 			filter()
 		}
 	}
-	if gate {
-		c.Ready()
-		wait(c)
+	if l.gate != nil {
+		l.gate()
 	}
-	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
+	for i := range l.files {
+		c.Call(unix.SYS_DUP3, call.Get(childRegs+call.Reg(i)), call.Int(3+i), call.Int(0)).As("pass descriptors on")
+	}
+	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	execute(c, proc)
 	return nil
 }
 
-// wait waits for a word from the shim, and fails if the shim is gone.
-func wait(c *call.Program) {
-	c.Call(unix.SYS_READ, call.Get(Sync), call.Data(make([]byte, 1)), call.Int(1)).AtLeast(1).As("wait for the shim")
+// wait waits for a word from the shim, or whoever may give it, and fails if the
+// shim is gone.
+func wait(c *call.Program, from call.Reg) {
+	c.Call(unix.SYS_READ, call.Get(from), call.Data(make([]byte, 1)), call.Int(1)).AtLeast(1).As("wait for the shim")
 }
 
 // identity gives up capabilities and becomes the process's user.
@@ -140,21 +156,12 @@ func execute(c *call.Program, proc *specs.Process) {
 		c.Call(unix.SYS_EXECVE, call.Str(name), args, env).Command().As("execute " + name)
 		return
 	}
-	search := DefaultPath
-	for _, kv := range proc.Env {
-		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			search = v
-		}
-	}
-	dirs := strings.Split(search, ":")
+	dirs := searchPath(proc)
 	if name == "" {
 		dirs = nil
 	}
 	for pass := range 2 {
 		for _, dir := range dirs {
-			if dir == "" {
-				dir = "."
-			}
 			op := c.Call(unix.SYS_EXECVE, call.Str(dir+"/"+name), args, env).On(call.Next, unix.ENOENT, unix.ENOTDIR).Command().As("execute " + dir + "/" + name)
 			if pass == 0 {
 				op.On(call.Next, unix.EACCES)
@@ -162,6 +169,54 @@ func execute(c *call.Program, proc *specs.Process) {
 		}
 	}
 	c.Fail(unix.ENOENT).Command().As(fmt.Sprintf("find %q in PATH", name))
+}
+
+// lookUp fails if the process's command cannot be there, before anybody relies on
+// the process. What execve says later is what counts.
+func lookUp(c *call.Program, proc *specs.Process) {
+	found := c.Label()
+	names, what := []string{proc.Args[0]}, "find "
+	if !strings.Contains(proc.Args[0], "/") {
+		names = nil
+		for _, dir := range searchPath(proc) {
+			names = append(names, dir+"/"+proc.Args[0])
+		}
+		what = "find in PATH "
+	}
+	what += strconv.Quote(proc.Args[0])
+	denied := c.Label()
+	for pass := range 2 {
+		for _, name := range names {
+			op := c.Call(unix.SYS_FACCESSAT2, call.Int(unix.AT_FDCWD), call.Str(name), call.Int(unix.X_OK), call.Int(unix.AT_EACCESS)).
+				On(call.Next, unix.ENOENT, unix.ENOTDIR).On(found, unix.ENOSYS, unix.EPERM).Then(found) // a filter may refuse the question
+			if pass == 0 {
+				op.On(call.Next, unix.EACCES)
+			} else {
+				op.On(denied, unix.EACCES)
+			}
+		}
+	}
+	c.Fail(unix.ENOENT).Command().As(what)
+	c.Place(denied)
+	c.Fail(unix.EACCES).Command().As(what)
+	c.Place(found)
+}
+
+// searchPath returns the directories of the process's PATH.
+func searchPath(proc *specs.Process) []string {
+	search := DefaultPath
+	for _, kv := range proc.Env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			search = v
+		}
+	}
+	dirs := strings.Split(search, ":")
+	for i, dir := range dirs {
+		if dir == "" {
+			dirs[i] = "."
+		}
+	}
+	return dirs
 }
 
 // Exec is the plan of a further process of a container.
@@ -172,9 +227,18 @@ type Exec struct {
 	Child   *call.Program
 }
 
-// ForExec makes the plan of a process of the container with this spec. pipe says
-// which of its stdio are pipes. Errors: ErrUnsupported.
-func ForExec(s *specs.Spec, proc *specs.Process, seccomp []byte, pipe [3]bool) (*Exec, error) {
+// ExecInput is what the plan of a further process is made from.
+type ExecInput struct {
+	Spec    *specs.Spec // of the container
+	Process *specs.Process
+	Seccomp []byte
+	Pipe    [3]bool // which of its stdio are pipes
+	Files   int     // descriptors that it gets from number 3 on
+}
+
+// ForExec makes the plan of a further process. Errors: ErrUnsupported.
+func ForExec(in ExecInput) (*Exec, error) {
+	s, proc := in.Spec, in.Process
 	if err := checkProcess(proc); err != nil {
 		return nil, err
 	}
@@ -185,10 +249,10 @@ func ForExec(s *specs.Spec, proc *specs.Process, seccomp []byte, pipe [3]bool) (
 	if hostID(s.Linux.UIDMappings, proc.User.UID) < 0 || hostID(s.Linux.GIDMappings, proc.User.GID) < 0 {
 		return nil, fmt.Errorf("user %d:%d is outside of the container's user namespace", proc.User.UID, proc.User.GID)
 	}
-	parent, child := call.New(parentRegs), call.New(childRegs)
-	adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, pipe)
+	parent, child := call.New(parentRegs), call.New(childRegs+call.Reg(in.Files))
+	adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe)
 
-	wait(child) // until it is in the container's cgroup
+	wait(child, Sync) // until it is in the container's cgroup
 	var enter []int
 	if ns.flags&unix.CLONE_NEWPID != 0 {
 		enter = append(enter, unix.CLONE_NEWPID) // concerns children only
@@ -201,7 +265,7 @@ func ForExec(s *specs.Spec, proc *specs.Process, seccomp []byte, pipe [3]bool) (
 	root := child.Reg()
 	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(root).
 		As("open the container's root directory")
-	if err := process(child, proc, seccomp, root, false); err != nil {
+	if err := process(child, launch{proc: proc, seccomp: in.Seccomp, root: root, files: in.Files}); err != nil {
 		return nil, err
 	}
 	if err := child.Check(); err != nil {

@@ -56,9 +56,9 @@ func (b *builder) rootfs() error {
 	case len(fs.Lowers) == 0 && (b.spec.Root == nil || !filepath.IsAbs(b.spec.Root.Path)):
 		return fmt.Errorf("a container needs a rootfs, or root.path as an absolute path")
 	case len(fs.Lowers) == 0:
-		root = b.tree(b.spec.Root.Path, false)
+		root = b.tree(b.spec.Root.Path, b.Detached != nil, b.Detached == nil)
 	case len(fs.Lowers) == 1 && fs.Upper == "":
-		root = b.tree(fs.Lowers[0], false)
+		root = b.tree(fs.Lowers[0], false, true)
 	default:
 		root = b.overlay(fs)
 	}
@@ -70,16 +70,16 @@ func (b *builder) rootfs() error {
 	return nil
 }
 
-// tree makes a mount of a directory or file of the node, with the container's
-// ids if it has its own.
-func (b *builder) tree(path string, recursive bool) call.Reg {
+// tree makes a mount of a directory or file of the node, if mapped with the
+// container's ids, if it has its own.
+func (b *builder) tree(path string, recursive, mapped bool) call.Reg {
 	r := b.parent.Reg()
 	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
 	b.parent.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(flags)).To(r).As("open " + path)
-	if b.ns.user {
+	if b.ns.user && mapped {
 		b.mapIDs(r, path, recursive)
 	}
 	return r
@@ -103,7 +103,7 @@ func (b *builder) overlay(fs Rootfs) call.Reg {
 	p := b.parent
 	var lowers []call.Reg // the top one first
 	for _, lower := range slices.Backward(fs.Lowers) {
-		lowers = append(lowers, b.tree(lower, false))
+		lowers = append(lowers, b.tree(lower, false, true))
 	}
 	var top string
 	var upper call.Reg
@@ -112,7 +112,7 @@ func (b *builder) overlay(fs Rootfs) call.Reg {
 		// Upper and work must be on one mount, so it is made of a directory that holds
 		// both.
 		top = commonDir(fs.Upper, fs.Work)
-		upper = b.tree(top, false)
+		upper = b.tree(top, false, true)
 		layers = append(layers, upper)
 	}
 	below := func(dir string) string {

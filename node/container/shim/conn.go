@@ -16,7 +16,7 @@ import (
 const (
 	MaxMessage = 64 << 10
 	MaxBlob    = 16 << 20
-	maxFiles   = 4
+	maxFiles   = 64
 )
 
 // Conn is a connection between agent and shim, on a unix stream socket. A

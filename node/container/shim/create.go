@@ -126,13 +126,13 @@ func (s *shim) fork(streams stdio) error {
 	if s.sync, theirSync, err = syncPair(); err != nil {
 		return err
 	}
-	if s.status, theirStatus, err = pipe(true); err != nil {
+	if s.status, theirStatus, err = s.statusPipe(); err != nil {
 		return err
 	}
 	f := call.Fork{
 		Flags:  s.Flags,
 		Status: int(theirStatus.Fd()),
-		Regs:   append(streams.regs(), theirSync.Fd(), theirStatus.Fd()),
+		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd()), s.given.regs()...),
 	}
 	netns := -1
 	if s.NetNS != "" {

@@ -57,7 +57,7 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited c
 	}
 	defer ourSync.Close()
 	defer theirSync.Close()
-	ourStatus, theirStatus, err := pipe(true)
+	ourStatus, theirStatus, err := s.execStatus()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -65,7 +65,7 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited c
 	defer theirStatus.Close()
 	f := call.Fork{
 		Status: int(theirStatus.Fd()),
-		Regs:   append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0),
+		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0), s.given.further()...),
 	}
 	if s.Cgroup.Unified != "" {
 		dir, err := os.Open(s.Cgroup.Unified)
@@ -133,8 +133,13 @@ func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitSta
 	if err != nil {
 		return 0, nil, fmt.Errorf("fork into the container: %w", err)
 	}
-	_ = unix.Close(pidfd) // its number stays its own until it is reaped
 	exited := make(chan unix.WaitStatus, 1)
 	s.execs[pid] = exited
+	if e.Once != nil {
+		s.given.process = os.NewFile(uintptr(pidfd), "process")
+		go s.reap()
+	} else {
+		_ = unix.Close(pidfd) // its number stays its own until it is reaped
+	}
 	return pid, exited, nil
 }

@@ -84,6 +84,7 @@ type shim struct {
 	plan  programs
 	outs  [2]*os.File // what the copies read
 	execs map[int]chan unix.WaitStatus
+	given *detached     // what a container without a shim was given by its caller
 	fate  *State        // what the exit record shall say of a command that could not be executed
 	done  chan struct{} // closed when the exit record is on disk
 	end   sync.Once     // closes done
@@ -166,6 +167,12 @@ func (s *shim) endIfEmpty() {
 func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (resp Response, give []*os.File, after func(error)) {
 	var err error
 	switch {
+	case req.Method == MethodCreate && req.Create != nil && req.Create.Detached != nil:
+		after, err = s.createDetached(c, *req.Create, blob, files)
+		files = nil
+	case req.Method == MethodExec && req.Exec != nil && req.Exec.Once != nil:
+		resp.ExitCode, err = s.execOnce(c, *req.Exec, blob, files)
+		files, after = nil, s.leave
 	case req.Method == MethodCreate && req.Create != nil:
 		if err = s.create(*req.Create, blob); err != nil {
 			break

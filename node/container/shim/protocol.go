@@ -29,6 +29,7 @@ const (
 	MethodKill   = "kill"
 	MethodAttach = "attach"
 	MethodExec   = "exec"
+	MethodGo     = "go" // on the connection of a create that pauses
 )
 
 // Request is what a shim is asked to do.
@@ -56,6 +57,16 @@ type Create struct {
 	Send      []call.Reg   `json:"send"`
 	Prepare   int          `json:"prepare"` // size of that program in the blob
 	Cgroup    cgroup.Group `json:"cgroup"`
+	// Detached makes a container without a shim: this process leaves when it is
+	// created. Descriptors: see detached.go.
+	Detached *Detached `json:"detached,omitempty"`
+}
+
+// Detached is how a container is left to its caller.
+type Detached struct {
+	// Pause answers once before the container's root directory is its own, and goes on
+	// after a request MethodGo.
+	Pause bool `json:"pause,omitempty"`
 }
 
 // Kill is a signal for the container's first process.
@@ -77,6 +88,14 @@ type Exec struct {
 	OOM     *int  `json:"oom_score_adj,omitempty"`
 	Enter   []int `json:"enter,omitempty"` // CLONE_NEW*
 	Prepare int   `json:"prepare"`         // size of that program in the blob
+	Once    *Once `json:"once,omitempty"`  // descriptors: see detached.go
+}
+
+// Once makes this process the shim of no container, but of one further process of
+// a container that has none.
+type Once struct {
+	Cgroup cgroup.Group `json:"cgroup"`
+	Leave  bool         `json:"leave,omitempty"` // do not wait for its end
 }
 
 // Response is the answer to a request.

@@ -1,0 +1,183 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// detached is what the caller of a container without a shim gives it. Descriptors
+// of create: standard input, output and error; the FIFO that start writes to,
+// opened for both; the FIFO that reports go to, opened for both and for reading;
+// and those that the container's program gets from number 3 on. Of exec: standard
+// input, output and error; a descriptor of the container's first process; and
+// those for the program.
+type detached struct {
+	start, report, reports *os.File
+	files                  []*os.File
+	process                *os.File // of exec: the process that was made
+}
+
+// further returns the registers for the descriptors from number 3 on.
+func (d *detached) further() []uintptr {
+	var regs []uintptr
+	if d != nil {
+		for _, f := range d.files {
+			regs = append(regs, f.Fd())
+		}
+	}
+	return regs
+}
+
+// regs returns the registers of a first process that follow those of every one.
+func (d *detached) regs() []uintptr {
+	if d == nil {
+		return nil
+	}
+	return append([]uintptr{d.start.Fd()}, d.further()...)
+}
+
+// statusPipe returns what the container's first process reports on, and its end.
+// Without a shim the reports after start are for who starts it.
+func (s *shim) statusPipe() (ours, theirs *os.File, err error) {
+	if s.given == nil {
+		return pipe(true)
+	}
+	return s.given.reports, s.given.report, nil
+}
+
+// raise gives the descriptors numbers from least on: below, the child puts its
+// program's own in their place.
+func raise(files []*os.File, least int) error {
+	for i, f := range files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, least)
+		if err != nil {
+			return fmt.Errorf("move descriptor: %w", err)
+		}
+		_ = f.Close()
+		files[i] = os.NewFile(uintptr(fd), "received")
+	}
+	return nil
+}
+
+// createDetached builds a container that is left to whoever asked for it.
+func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File) (after func(error), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Status != "" || len(files) < 6 {
+		closeAll(files)
+		return nil, failf(CodeFailed, "a container without a shim needs a process of its own, and its descriptors")
+	}
+	if err := raise(files, 3+len(files)); err != nil {
+		return nil, err
+	}
+	s.Create = req
+	if s.plan, err = decode(blob, req.Prepare); err != nil {
+		return nil, err
+	}
+	s.given = &detached{start: files[3], report: files[4], reports: files[5], files: files[6:]}
+	if err := s.fork(stdio(files[:3])); err != nil {
+		code, _ := classify(err)
+		return nil, failf(code, "%v", err)
+	}
+	if req.Detached.Pause {
+		if err := s.pause(c); err != nil {
+			s.abandon(s.state.Pid)
+			code, _ := classify(err)
+			return nil, failf(code, "%v", err)
+		}
+	}
+	return func(err error) {
+		if err != nil { // nobody knows of it
+			_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+		}
+		s.leave(err)
+	}, nil
+}
+
+// pause lets who asked for the container do something with it, and takes it the
+// rest of the way.
+func (s *shim) pause(c *Conn) error {
+	state := s.state
+	if err := c.Send(Response{Version: Version, State: &state}, nil); err != nil {
+		return err
+	}
+	_ = c.SetDeadline(time.Time{}) // hooks take their time
+	var req Request
+	_, files, err := c.Receive(&req)
+	closeAll(files)
+	if err != nil {
+		return err
+	}
+	if req.Method != MethodGo {
+		return failf(CodeUnknown, "method %q instead of %s", req.Method, MethodGo)
+	}
+	if _, err := s.sync.Write([]byte{0}); err != nil {
+		return err
+	}
+	ready, err := s.reports(s.plan)
+	if err == nil && !ready {
+		err = errors.New("the container's first process ended while it was built")
+	}
+	return err
+}
+
+// execStatus returns a pipe for reports whose end for the process is not in the
+// way of the descriptors that the process is to have.
+func (s *shim) execStatus() (ours, theirs *os.File, err error) {
+	if ours, theirs, err = pipe(true); err != nil || len(s.given.further()) == 0 {
+		return ours, theirs, err
+	}
+	high := []*os.File{theirs}
+	if err := raise(high, 4+len(s.given.files)); err != nil {
+		return nil, nil, err // this process ends with it
+	}
+	return ours, high[0], nil
+}
+
+// leave ends this process; what it made belongs to the reaper above it then.
+func (s *shim) leave(error) { s.end.Do(func() { close(s.done) }) }
+
+// execOnce runs a further process of a container that has no shim.
+func (s *shim) execOnce(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, err error) {
+	defer func() { closeAll(files) }()
+	if len(files) < 4 {
+		return nil, failf(CodeFailed, "%d descriptors for a process", len(files))
+	}
+	if err := raise(files, 3+len(files)); err != nil {
+		return nil, err
+	}
+	plan, err := decode(blob, e.Prepare)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if s.state.Status != "" {
+		s.mu.Unlock()
+		return nil, failf(CodeStatus, "this shim has a container")
+	}
+	s.state.Status, s.Cgroup, s.pidfd = StatusRunning, e.Once.Cgroup, int(files[3].Fd())
+	s.given = &detached{files: files[4:]}
+	s.pidns, err = os.Open("/proc/self/ns/pid")
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	pid, exited, err := s.forkExec(e, plan, stdio(files[:3]))
+	if err != nil {
+		if coded, ok := errors.AsType[*Error](err); ok {
+			return nil, coded
+		}
+		why, _ := classify(err)
+		return nil, failf(why, "%v", err)
+	}
+	closeAll(files[:3])
+	if err := c.Send(Response{Version: Version, Pid: pid}, nil, s.given.process); err != nil || e.Once.Leave {
+		return nil, err
+	}
+	n := exitCode(<-exited)
+	return &n, nil
+}
