@@ -92,7 +92,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	prepare := p.Prepare.Encode()
 	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &shim.Create{
 		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
-		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send,
+		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Cgroup: group,
 	}}, append(prepare, p.Child.Encode()...))
 	if err != nil {

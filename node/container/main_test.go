@@ -20,6 +20,9 @@ import (
 // initProgram is cmd/berth-init as it is shipped.
 var initProgram []byte
 
+// probeProgram is testdata/probe, what a hostile program does in a container.
+var probeProgram []byte
+
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == shim.Name {
 		os.Exit(shim.Main())
@@ -34,16 +37,17 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		prog := filepath.Join(dir, "berth-init")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", prog, "berth.internal/cmd/berth-init")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "berth.internal/cmd/berth-init", "./testdata/probe")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build berth-init: %v\n%s", err, out)
 			return 1
 		}
-		if initProgram, err = os.ReadFile(prog); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+		for name, prog := range map[string]*[]byte{"berth-init": &initProgram, "probe": &probeProgram} {
+			if *prog, err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 		return m.Run()
 	}())

@@ -93,6 +93,11 @@ func (m *machine) reg(i uintptr) *uintptr {
 	return (*uintptr)(unsafe.Add(m.regs, i*unsafe.Sizeof(uintptr(0))))
 }
 
+// maxRenames is how often a path is looked up again that was renamed meanwhile.
+const maxRenames = 10_000
+
+const sysOpenat2 = 437 // the same everywhere
+
 // call makes one call.
 //
 //go:nosplit
@@ -117,9 +122,11 @@ func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 	if op.patch != nil {
 		*(*uintptr)(op.patch) = *m.reg(op.patchReg)
 	}
-	for {
+	for tries := 0; ; tries++ {
 		r, _, e := syscall.RawSyscall6(uintptr(op.nr), a[0], a[1], a[2], a[3], a[4], a[5])
-		if e != syscall.EINTR {
+		// With ".." in a link, somebody's rename anywhere on the machine makes openat2 give
+		// up: who renames all the time shall not keep containers from being made.
+		if e != syscall.EINTR && (e != syscall.EAGAIN || op.nr != sysOpenat2 || tries == maxRenames) {
 			return r, uintptr(e)
 		}
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -75,6 +76,12 @@ func checkProcess(p *specs.Process) error {
 	} {
 		if a.there {
 			return unsupported("%s", a.name)
+		}
+	}
+	// For the kernel this number means "as before", which is root.
+	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
+		if id == math.MaxUint32 {
+			return fmt.Errorf("process.user: %d is nobody's number", id)
 		}
 	}
 	for _, l := range p.Rlimits {

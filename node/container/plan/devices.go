@@ -75,6 +75,11 @@ func (b *builder) devices() error {
 		p.Call(unix.SYS_SYMLINKAT, call.Str(l[1]), call.Get(dev), call.Str(l[0])).On(call.Next, unix.EEXIST).As("make /dev/" + l[0])
 	}
 	b.dev = b.give(dev)
+	// Streams that nobody asked for are the container's own /dev/null: of the node's,
+	// a root without users of its own could change the mode, for all.
+	b.null = p.Reg()
+	p.Call(unix.SYS_OPENAT, call.Get(dev), call.Str("null"), call.Int(unix.O_RDWR|unix.O_CLOEXEC), call.Int(0)).To(b.null).As("open /dev/null")
+	b.nullHere = b.give(b.null)
 	return nil
 }
 

@@ -115,6 +115,7 @@ type Create struct {
 	OOM     *int   // for /proc/<child>/oom_score_adj
 	Prepare *call.Program
 	Send    []call.Reg // of Prepare, what the child receives
+	Null    call.Reg   // of Prepare, the container's /dev/null, open; 0: none
 	Child   *call.Program
 }
 
@@ -139,7 +140,7 @@ func For(in Input) (*Create, error) {
 	}
 	create := &Create{
 		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, OOM: in.Spec.Process.OOMScoreAdj,
-		Prepare: b.parent, Send: b.send, Child: b.child,
+		Prepare: b.parent, Send: b.send, Null: b.null, Child: b.child,
 	}
 	if ns.user {
 		create.UIDMap, create.GIDMap = idMap(in.Spec.Linux.UIDMappings), idMap(in.Spec.Linux.GIDMappings)
@@ -150,20 +151,22 @@ func For(in Input) (*Create, error) {
 // builder makes both programs side by side.
 type builder struct {
 	Input
-	ns     namespaces
-	spec   *specs.Spec
-	parent *call.Program
-	child  *call.Program
-	send   []call.Reg // registers of parent …
-	base   call.Reg   // … that become this register of child, and those after it
-	root   call.Reg   // of child: the root directory
-	dev    call.Reg   // of child: the file system of /dev
-	sys    call.Reg   // of child: the one of /sys; 0 if the child makes it itself
-	bound  map[int]mounted
-	mounts []mounted
-	seal   []mounted // to be made read-only when all is mounted
-	at     call.Reg  // of child: for steps that open something …
-	next   call.Reg  // … and something else
+	ns       namespaces
+	spec     *specs.Spec
+	parent   *call.Program
+	child    *call.Program
+	send     []call.Reg // registers of parent …
+	base     call.Reg   // … that become this register of child, and those after it
+	root     call.Reg   // of child: the root directory
+	dev      call.Reg   // of child: the file system of /dev
+	sys      call.Reg   // of child: the one of /sys; 0 if the child makes it itself
+	null     call.Reg   // of parent: /dev/null, open …
+	nullHere call.Reg   // … and of child
+	bound    map[int]mounted
+	mounts   []mounted
+	seal     []mounted // to be made read-only when all is mounted
+	at       call.Reg  // of child: for steps that open something …
+	next     call.Reg  // … and something else
 }
 
 // mounted is a mount on its way to its place: in the child, attached nowhere
@@ -177,7 +180,7 @@ type mounted struct {
 
 func (b *builder) build() error {
 	// What is sent is known only after the mounts were seen, but received first.
-	b.base = b.child.Regs(3 + len(b.spec.Mounts)) // root, /dev, /sys
+	b.base = b.child.Regs(4 + len(b.spec.Mounts)) // root, /dev, /dev/null, /sys
 	b.at, b.next = b.child.Reg(), b.child.Reg()
 	b.limits()
 	b.enterIDs()
@@ -217,6 +220,9 @@ func (b *builder) build() error {
 			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As("make the root file system read-only")
 	}
 	b.hostnames()
+	if !b.Stdin && b.Detached == nil && !b.spec.Process.Terminal {
+		b.child.Call(unix.SYS_DUP3, call.Get(b.nullHere), call.Get(Stdin), call.Int(unix.O_CLOEXEC)).As("connect stdin")
+	}
 	return process(b.child, b.launch())
 }
 

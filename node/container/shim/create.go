@@ -222,6 +222,14 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 	if err != nil {
 		return err
 	}
+	if int(s.Null) >= len(regs) {
+		return errors.New("damaged program")
+	}
+	if s.Null != 0 {
+		if s.null, err = duplicate(regs[s.Null]); err != nil {
+			return err
+		}
+	}
 	fds := make([]int, len(s.Send))
 	for i, r := range s.Send {
 		if int(r) >= len(regs) {
@@ -241,6 +249,15 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 		}
 	}
 	return nil
+}
+
+// duplicate returns another descriptor of what fd is one of.
+func duplicate(fd uintptr) (*os.File, error) {
+	n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("keep a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(n), "null"), nil
 }
 
 // writeFile writes to a file of the kernel in one piece.

@@ -22,7 +22,7 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 	if len(files) != count(e.Stdin, e.Stdout, e.Stderr) {
 		return nil, failf(CodeFailed, "%d descriptors for %d streams", len(files), count(e.Stdin, e.Stdout, e.Stderr))
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	null, err := s.devNull()
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +47,15 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 	_ = c.Send(Response{Version: Version, Pid: pid}, nil)
 	n := exitCode(<-exited)
 	return &n, nil
+}
+
+// devNull returns a descriptor of the container's /dev/null, or the node's for one
+// that has none.
+func (s *shim) devNull() (*os.File, error) {
+	if s.null == nil {
+		return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	}
+	return duplicate(s.null.Fd())
 }
 
 // forkExec forks the process and returns when it has executed its command.

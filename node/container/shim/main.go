@@ -72,6 +72,7 @@ type shim struct {
 	out, err output
 	stdin    *os.File // the writing end; nil: there is none, or it was given away
 	pidns    *os.File // of this process
+	null     *os.File // /dev/null of the container; nil: none
 	sync     *os.File // tells the container's first process to go on
 	status   *os.File // its reports
 

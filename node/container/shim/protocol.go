@@ -55,7 +55,8 @@ type Create struct {
 	NetNS     string       `json:"netns,omitempty"`
 	OOM       *int         `json:"oom_score_adj,omitempty"`
 	Send      []call.Reg   `json:"send"`
-	Prepare   int          `json:"prepare"` // size of that program in the blob
+	Null      call.Reg     `json:"null,omitempty"` // the container's /dev/null among the registers of Prepare; 0: none
+	Prepare   int          `json:"prepare"`        // size of that program in the blob
 	Cgroup    cgroup.Group `json:"cgroup"`
 	// Detached makes a container without a shim: this process leaves when it is
 	// created. Descriptors: see detached.go.
