@@ -14,7 +14,7 @@ import (
 
 // TestHostileImage gives images whose directories lead elsewhere. Either the
 // container is refused, or what is mounted and made ends up in it; the node is
-// not touched.
+// not touched (CVE-2019-19921, CVE-2021-30465, CVE-2023-28642, CVE-2024-21626).
 func TestHostileImage(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -35,6 +35,18 @@ func TestHostileImage(t *testing.T) {
 		{"working directory", "work", "victim", "", "/work", ""},
 		{"below the working directory", "job", "victim", "", "/job/deep/er", ""},
 		{"loop", "data", "data", "/data", "", "too many levels"},
+		{"file that the node gives", "etc/hosts", "victim/hosts", "/etc/hosts", "", "no such file"},
+		{"directory of files that the node gives", "etc", "victim", "/etc/hosts", "", ""},
+		{"terminals", "dev/pts", "victim", "", "", ""},
+		{"console", "dev/console", "victim/console", "", "", ""},
+		{"shared memory", "dev/shm", "victim", "", "", ""},
+		{"cgroups", "sys/fs", "victim", "", "", ""},
+		{"target in /proc", "data", "/proc/sys", "/data", "", ""},
+		{"target in /proc of a process", "data", "/proc/self/attr", "/data", "", ""},
+		{"target is /proc itself", "data", "/proc", "/data", "", ""},
+		{"target is the root", "data", "/", "/data", "", ""},
+		{"descriptor as the working directory", "work", "/proc/self/fd/8", "", "/work", "too many levels"},
+		{"descriptor of the runtime as the working directory", "work", "/proc/1/fd/8", "", "/work/x", "too many levels"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
@@ -44,12 +56,18 @@ func TestHostileImage(t *testing.T) {
 			}
 			link := filepath.Join(n.lower, tc.link)
 			_ = os.RemoveAll(link)
+			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.Symlink(strings.ReplaceAll(tc.to, "victim", victim), link); err != nil {
 				t.Fatal(err)
 			}
 			b := n.bundle(t, "sh", "-c", "echo ran; touch ./made")
 			if tc.dest != "" {
-				b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: tc.dest, Type: "bind", Source: n.dir, Options: []string{"bind"}})
+				b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: tc.dest, Type: "bind", Source: n.lower, Options: []string{"bind"}})
+				if strings.HasPrefix(tc.dest, "/etc/") {
+					b.Spec.Mounts[len(b.Spec.Mounts)-1].Source = "/etc/hosts"
+				}
 			}
 			if tc.cwd != "" {
 				b.Spec.Process.Cwd = tc.cwd

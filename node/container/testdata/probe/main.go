@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -32,6 +33,8 @@ func main() {
 		mounts()
 	case "group":
 		_ = unix.Kill(0, unix.SIGKILL)
+	case "status":
+		status(args)
 	case "fill":
 		fill()
 	default:
@@ -214,6 +217,19 @@ func errnoOr(e unix.Errno) error {
 		return nil
 	}
 	return e
+}
+
+// status says what /proc says of this process.
+func status(keys []string) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		fmt.Println("found:", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, _, _ := strings.Cut(line, ":"); slices.Contains(keys, key) {
+			fmt.Print(line)
+		}
+	}
 }
 
 // fill takes memory until there is no more.
