@@ -176,6 +176,10 @@ func (r *Runtime) exists(id string) (bool, error) {
 	return err == nil, err
 }
 
+// listAtOnce is how many shims are asked at the same time. One whose shim is lost is
+// killed and written down meanwhile, which takes a while for all after a reboot.
+const listAtOnce = 16
+
 // List returns the state of all containers, also of those that an earlier
 // Runtime made, in the order of their ids.
 func (r *Runtime) List(ctx context.Context) ([]State, error) {
@@ -183,16 +187,31 @@ func (r *Runtime) List(ctx context.Context) ([]State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	var states []State
-	for _, e := range entries {
-		s, err := r.State(ctx, e.Name())
+	states := make([]State, len(entries))
+	errs := make([]error, len(entries))
+	next := make(chan int)
+	var asking sync.WaitGroup
+	for range min(listAtOnce, len(entries)) {
+		asking.Go(func() {
+			for i := range next {
+				states[i], errs[i] = r.State(ctx, entries[i].Name())
+			}
+		})
+	}
+	for i := range entries {
+		next <- i
+	}
+	close(next)
+	asking.Wait()
+	var found []State
+	for i, err := range errs {
 		if errors.Is(err, ErrNotFound) {
 			continue // somebody else's directory, or one that comes or goes
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list containers: %w", err)
 		}
-		states = append(states, s)
+		found = append(found, states[i])
 	}
-	return states, nil
+	return found, nil
 }

@@ -37,7 +37,7 @@ func (e *Engine) listContainers(w http.ResponseWriter, r *http.Request) error {
 	list := []summary{}
 	now := time.Now()
 	for _, c := range e.host.List() { // newest first
-		if !all && c.State.Status != host.Running {
+		if !all && !c.State.Alive() {
 			continue
 		}
 		if limit > 0 && len(list) == limit {
@@ -199,7 +199,7 @@ func (e *Engine) pruneContainers(w http.ResponseWriter, r *http.Request) error {
 	}
 	report := container.PruneReport{ContainersDeleted: []string{}}
 	for _, c := range e.host.List() {
-		if c.State.Status == host.Running || !f.labels(c.Spec.Labels) {
+		if c.State.Alive() || !f.labels(c.Spec.Labels) {
 			continue
 		}
 		if err := e.host.Remove(r.Context(), c.ID, false); err != nil {
@@ -243,6 +243,8 @@ func statusText(s host.State, now time.Time) string {
 	switch s.Status {
 	case host.Running:
 		return "Up " + units.HumanDuration(now.Sub(s.Started))
+	case host.Restarting:
+		return "Restarting (" + strconv.Itoa(s.ExitCode) + ") " + units.HumanDuration(now.Sub(s.Finished)) + " ago"
 	case host.Exited:
 		return "Exited (" + strconv.Itoa(s.ExitCode) + ") " + units.HumanDuration(now.Sub(s.Finished)) + " ago"
 	case host.Removing:

@@ -94,7 +94,8 @@ func (e *Engine) newInspect(c host.Container) inspect {
 			Args:    args,
 			State: &container.State{
 				Status:     container.ContainerState(s.Status),
-				Running:    s.Status == host.Running,
+				Running:    s.Alive(), // as Docker has it, also between two runs
+				Restarting: s.Status == host.Restarting,
 				Dead:       s.Status == host.Dead,
 				OOMKilled:  s.OOMKilled,
 				Pid:        s.PID,
@@ -103,6 +104,7 @@ func (e *Engine) newInspect(c host.Container) inspect {
 				StartedAt:  s.Started.UTC().Format(time.RFC3339Nano),
 				FinishedAt: s.Finished.UTC().Format(time.RFC3339Nano),
 			},
+			RestartCount:   s.Restarts,
 			Image:          c.ImageID,
 			ResolvConfPath: c.Files.ResolvConf,
 			HostnamePath:   c.Files.Hostname,

@@ -69,7 +69,7 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 	list := e.host.List()
 	running, stopped := 0, 0
 	for _, c := range list {
-		if c.State.Status == host.Running {
+		if c.State.Alive() {
 			running++
 		} else {
 			stopped++

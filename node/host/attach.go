@@ -58,6 +58,10 @@ func (h *Host) Attach(ctx context.Context, ref string, opts AttachOptions) (*Att
 	opts.Stdin = opts.Stdin && opts.Stream && c.rec.Spec.OpenStdin
 	a := &Attachment{host: h, ctr: c, opts: opts, joined: make(chan struct{})}
 	c.mu.Lock()
+	if opts.Stream && c.state.Status == Restarting {
+		c.mu.Unlock()
+		return nil, conflict("Container %s is restarting, wait until the container is running", c.rec.ID)
+	}
 	a.live = c.joinable
 	a.run = c.run
 	wait := opts.Stream && !a.live
@@ -246,8 +250,8 @@ func (h *Host) Logs(ctx context.Context, ref string, opts LogOptions, fn func(Lo
 		return err
 	}
 	c.mu.Lock()
-	run := c.run
-	opts.Follow = opts.Follow && c.state.Status == Running
+	run := c.life
+	opts.Follow = opts.Follow && c.state.Alive()
 	c.mu.Unlock()
 	err = readLog(ctx, c.path("log"), opts, run.ended, fn)
 	if missing(err) {

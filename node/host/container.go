@@ -98,6 +98,12 @@ type record struct {
 	Spec    Spec      `json:"spec"`
 	Users   uint32    `json:"users,omitempty"` // first of its numbers on the node; 0: the node's own users
 	Last    *State    `json:"last,omitempty"`  // of a run that the runtime has forgotten
+
+	// Of one with a restart policy, what its user asked for last (askedStart or
+	// askedStop; nothing: it never ran), and how often the node itself, not the shim,
+	// has begun it again since.
+	Asked    string `json:"asked,omitempty"`
+	Restarts int    `json:"restarts,omitempty"`
 }
 
 // ctr is a container in memory.
@@ -108,18 +114,24 @@ type ctr struct {
 	op sync.Mutex
 
 	mu       sync.Mutex // guards the rest, never over the disk
-	rec      record
+	rec      record     // what save changes of it; the rest stays as it is
 	state    State
 	joinable bool // the runtime has it, and its output has not ended
 	removing bool
-	failed   bool // its removal did
-	run      *run // the present or next one
+	failed   bool          // its removal did
+	run      *run          // the present or next one
+	life     *run          // from a start to when nothing begins it again; the present or next one
+	revival  chan struct{} // closed by who gives up; nil: the node is not about to begin it again
+	delay    time.Duration // last one before the node began it again
+	health   *health       // nil: it does not run, or there is nothing to ask
+	oomTold  bool          // that memory ran out in this run
 	gone     chan struct{}
 	waiting  []*Attachment // for the next start
 	execs    []*execution  // oldest first
 }
 
-// run is one life of the container's process, from before its start.
+// run is one life of the container's process, from before its start, or all those
+// that follow each other by themselves.
 type run struct {
 	ended chan struct{} // closed when it has
 	exit  Exit          // valid then
@@ -128,7 +140,7 @@ type run struct {
 func newRun() *run { return &run{ended: make(chan struct{})} }
 
 func newCtr(dir string, rec record) *ctr {
-	return &ctr{dir: dir, rec: rec, state: State{Status: Created}, run: newRun(), gone: make(chan struct{})}
+	return &ctr{dir: dir, rec: rec, state: State{Status: Created}, run: newRun(), life: newRun(), gone: make(chan struct{})}
 }
 
 // path returns the path of something the container has on the node.
@@ -159,6 +171,7 @@ func (c *ctr) snapshot() Container {
 		Args: c.rec.Spec.Process.args(), State: c.state,
 		Files: Files{Log: c.path("log"), Hosts: c.path("hosts"), Hostname: c.path("hostname"), ResolvConf: c.path("resolv.conf")},
 	}
+	s.State.Health = c.health.snapshot()
 	for _, x := range c.execs {
 		if x.running() {
 			s.Execs = append(s.Execs, x.id)
@@ -171,6 +184,22 @@ func (c *ctr) snapshot() Container {
 		s.State.Status = Removing
 	}
 	return s
+}
+
+// now returns the container's record and state.
+func (c *ctr) now() (record, State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec, c.state
+}
+
+// Alive reports whether the program runs, or is about to by itself.
+func (s State) Alive() bool { return s.Status == Running || s.Status == Restarting }
+
+// alive is State.Alive of the container now.
+func (c *ctr) alive() bool {
+	_, state := c.now()
+	return state.Alive()
 }
 
 // running reports whether the container runs now.
@@ -191,7 +220,9 @@ func (c *ctr) save(rec record) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rec = rec
+	// The rest never changes and is read without the lock.
+	c.rec.Name, c.rec.Last, c.rec.Asked, c.rec.Restarts = rec.Name, rec.Last, rec.Asked, rec.Restarts
+	c.rec.Spec.Restart, c.rec.Spec.Resources = rec.Spec.Restart, rec.Spec.Resources
 	return nil
 }
 
@@ -219,6 +250,10 @@ func fromRuntime(st container.State) State {
 	switch {
 	case st.Status == container.StatusRunning:
 		s.Status = Running
+	case st.Status == container.StatusRestarting:
+		s.Status = Restarting
+	case st.Started.IsZero() && st.Error != "":
+		s.Started = st.Created // its shim was lost, and with it the time
 	case st.Started.IsZero():
 		s.Status = Created // its program was never executed
 	}

@@ -151,7 +151,7 @@ func (h *Host) Rename(_ context.Context, ref, name string) error {
 	case other != nil:
 		return conflict("Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", "/"+name, other.rec.ID)
 	}
-	rec := c.rec
+	rec, _ := c.now()
 	rec.Name = name
 	err = c.save(rec)
 	h.mu.Lock()

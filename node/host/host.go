@@ -50,6 +50,7 @@ type Host struct {
 	tasks   sync.WaitGroup
 	begin   func(task func(context.Context)) // runs a task until Close
 	closing chan struct{}
+	slots   chan struct{} // taken by containers that the node begins by itself
 
 	mu         sync.Mutex // guards the rest
 	containers map[string]*ctr
@@ -65,7 +66,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	h := &Host{
-		opts: opts, metrics: newMetrics(), closing: make(chan struct{}),
+		opts: opts, metrics: newMetrics(), closing: make(chan struct{}), slots: make(chan struct{}, startsAtOnce),
 		containers: map[string]*ctr{}, names: map[string]*ctr{}, execs: map[string]*execution{},
 		ids: newIDRange(opts.Node),
 	}

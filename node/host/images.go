@@ -112,7 +112,7 @@ func (h *Host) inUse(id digest.Digest) (ids []string, running bool) {
 	for _, c := range h.List() {
 		if c.ImageID == id.String() {
 			ids = append(ids, c.ID)
-			running = running || c.State.Status == Running
+			running = running || c.State.Alive()
 		}
 	}
 	return ids, running

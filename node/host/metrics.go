@@ -49,7 +49,7 @@ func (c *counts) Collect(ch chan<- prometheus.Metric) {
 	for _, ctr := range c.host.List() {
 		n[ctr.State.Status]++
 	}
-	for _, s := range []Status{Created, Running, Exited, Removing, Dead} {
+	for _, s := range []Status{Created, Running, Restarting, Exited, Removing, Dead} {
 		ch <- prometheus.MustNewConstMetric(containersDesc, prometheus.GaugeValue, float64(n[s]), string(s))
 	}
 }

@@ -20,6 +20,7 @@ type Health struct {
 	// Test is "CMD" and a command with its arguments, or "CMD-SHELL" and what the
 	// shell shall run, or "NONE". Nothing: the image's.
 	Test          []string      `json:"test,omitempty"`
+	Shell         []string      `json:"shell,omitempty"`          // the image's; nothing: /bin/sh -c
 	Interval      time.Duration `json:"interval,omitempty"`       // from the end of one check to the next
 	Timeout       time.Duration `json:"timeout,omitempty"`        // of a check
 	StartPeriod   time.Duration `json:"start_period,omitempty"`   // in which failures do not count
@@ -54,8 +55,11 @@ func (h *Health) fill(img image.Image) *Health {
 	var docker dockerspec.DockerOCIImage
 	_ = json.Unmarshal(img.RawConfig, &docker) // what is not of Docker's form has no check
 	theirs := docker.Config.Healthcheck
+	if h != nil && theirs == nil {
+		theirs = new(dockerspec.HealthcheckConfig)
+	}
 	if theirs == nil {
-		return h
+		return nil
 	}
 	if h == nil {
 		h = new(Health)
@@ -63,7 +67,7 @@ func (h *Health) fill(img image.Image) *Health {
 	out := Health{
 		Test: h.Test, Interval: cmp.Or(h.Interval, theirs.Interval), Timeout: cmp.Or(h.Timeout, theirs.Timeout),
 		StartPeriod: cmp.Or(h.StartPeriod, theirs.StartPeriod), StartInterval: cmp.Or(h.StartInterval, theirs.StartInterval),
-		Retries: cmp.Or(h.Retries, theirs.Retries),
+		Retries: cmp.Or(h.Retries, theirs.Retries), Shell: slices.Clone(docker.Config.Shell),
 	}
 	if len(out.Test) == 0 {
 		out.Test = slices.Clone(theirs.Test)

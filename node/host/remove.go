@@ -19,9 +19,9 @@ func (h *Host) Remove(ctx context.Context, ref string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if c.running() {
+	if rec, state := c.now(); state.Alive() {
 		if !force {
-			return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.name())
+			return busy(rec.Name, state)
 		}
 		if err := h.killAndWait(ctx, c); err != nil {
 			return err
@@ -40,6 +40,11 @@ func (h *Host) Remove(ctx context.Context, ref string, force bool) error {
 	return err
 }
 
+// busy says why a container cannot be removed.
+func busy(name string, state State) error {
+	return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+name, state.Status)
+}
+
 // errRemoving says that somebody else removes the container.
 var errRemoving = errors.New("removal is already in progress")
 
@@ -56,9 +61,10 @@ func (h *Host) remove(ctx context.Context, c *ctr) error {
 	defer c.op.Unlock()
 	c.mu.Lock()
 	switch {
-	case c.state.Status == Running:
+	case c.state.Alive():
+		state := c.state
 		c.mu.Unlock()
-		return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.rec.Name)
+		return busy(c.name(), state)
 	case c.removing && !c.failed:
 		c.mu.Unlock()
 		return nil // done while we waited

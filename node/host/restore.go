@@ -27,6 +27,7 @@ func (h *Host) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var begin []*ctr
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), recordSuffix)
 		_, being := strings.CutSuffix(e.Name(), goneSuffix)
@@ -35,7 +36,11 @@ func (h *Host) restore(ctx context.Context) error {
 			err = h.restoreRemoval(ctx, filepath.Join(h.opts.Dir, e.Name()))
 		case ok && !strings.HasPrefix(e.Name(), "."):
 			st, found := known[id]
-			err = h.restoreContainer(ctx, filepath.Join(h.opts.Dir, e.Name()), st, found)
+			var c *ctr
+			c, err = h.restoreContainer(ctx, filepath.Join(h.opts.Dir, e.Name()), st, found)
+			if err == nil && !c.alive() && c.rec.onBoot(c.state, found && st.Status != container.StatusCreated) {
+				begin = append(begin, c)
+			}
 		case strings.HasPrefix(e.Name(), "."): // of a write that a crash cut short
 			err = os.Remove(filepath.Join(h.opts.Dir, e.Name()))
 		default:
@@ -50,6 +55,7 @@ func (h *Host) restore(ctx context.Context) error {
 			h.opts.Log.Warn("the runtime has a container that nobody knows; it is left alone", "container", id)
 		}
 	}
+	h.boot(begin)
 	return nil
 }
 
@@ -68,41 +74,63 @@ func (h *Host) restoreRemoval(ctx context.Context, path string) error {
 
 // restoreContainer brings one container back, with what the runtime knows of
 // it.
-func (h *Host) restoreContainer(ctx context.Context, path string, st container.State, found bool) error {
+func (h *Host) restoreContainer(ctx context.Context, path string, st container.State, found bool) (*ctr, error) {
 	rec, err := readRecord(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := newCtr(h.opts.Dir, rec)
 	h.containers[rec.ID], h.names[rec.Name] = c, c
 	if rec.Users != 0 {
 		if err := h.ids.restore(rec.Users); err != nil {
-			return fmt.Errorf("container %s: %w", shortID(rec.ID), err)
+			return nil, fmt.Errorf("container %s: %w", shortID(rec.ID), err)
 		}
 	}
 	if err := h.retain(rec.ImageID, rec.ID); err != nil {
 		// It can be looked at and removed; it cannot be started.
 		h.opts.Log.Error("container has lost its image", "container", rec.ID, "error", err)
 	}
-	switch {
-	case !found || st.Status == container.StatusCreated:
+	if !found || st.Status == container.StatusCreated {
 		if rec.Last != nil {
 			c.state = *rec.Last
 		}
 		if found { // a crash came between making it and starting it
-			return h.undoCreate(ctx, c)
+			return c, h.undoCreate(ctx, c)
 		}
-		return nil
-	case st.Status == container.StatusRunning:
-		c.state, c.joinable = fromRuntime(st), true
-		h.begin(func(ctx context.Context) { h.watch(ctx, c, c.run) })
-		return nil
+		return c, nil
 	}
 	c.state = fromRuntime(st)
-	if rec.Spec.AutoRemove {
-		return h.remove(ctx, c)
+	c.state.Restarts = rec.Restarts + max(st.Run-1, 0)
+	if c.state.Alive() {
+		h.rejoin(c, st)
+		return c, nil
 	}
-	return nil
+	if rec.Spec.AutoRemove {
+		return c, h.remove(ctx, c)
+	}
+	return c, nil
+}
+
+// rejoin watches a container that lives.
+func (h *Host) rejoin(c *ctr, st container.State) {
+	h.watchMemory(c)
+	if c.rec.Asked == askedStop { // a crash may have come before its shim heard of it
+		h.begin(func(ctx context.Context) {
+			if err := h.setRestart(ctx, c, Restart{}); err != nil && ctx.Err() == nil {
+				h.opts.Log.Error("container was stopped, and its restart policy could not be taken away", "container", c.rec.ID, "error", err)
+			}
+		})
+	}
+	if c.state.Status == Running {
+		c.joinable = true
+		h.ask(c)
+		h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1)) })
+		return
+	}
+	h.begin(func(ctx context.Context) {
+		h.awaitRun(ctx, c, st.Run+1, st.Next)
+		h.watch(ctx, c, st.Run+1)
+	})
 }
 
 // undoCreate takes back what the runtime made for a start that did not happen.

@@ -255,6 +255,9 @@ func (s Spec) check() error {
 	if err := s.Health.check(); err != nil {
 		return err
 	}
+	if err := checkRestart(s.Restart, s.AutoRemove); err != nil {
+		return err
+	}
 	if err := s.Resources.check(); err != nil {
 		return err
 	}

@@ -22,15 +22,24 @@ func (h *Host) Start(ctx context.Context, ref string) error {
 	if err := c.live(); err != nil {
 		return err
 	}
-	if c.running() {
+	if c.alive() && !c.giveUp() {
 		return ErrNotModified
 	}
+	c.mu.Lock()
+	c.delay = 0
+	c.mu.Unlock()
 	// Once begun it is done to the end, whether the client waits or not.
-	if err = h.start(context.WithoutCancel(ctx), c); err == nil || !c.rec.Spec.AutoRemove {
-		return err
+	if err = h.start(context.WithoutCancel(ctx), c, 0); err == nil {
+		return nil
 	}
-	h.begin(func(ctx context.Context) { h.removeExited(ctx, c) })
-	return err
+	if c.rec.Spec.AutoRemove {
+		h.begin(func(ctx context.Context) { h.removeExited(ctx, c) })
+	}
+	failed := State{Status: Created, ExitCode: failureCode(err), Error: err.Error()}
+	c.finish(failed)
+	rec, _ := c.now()
+	rec.Last, rec.Asked = &failed, ""
+	return errors.Join(err, c.save(rec))
 }
 
 // live reports a container that is being removed. c.op is held.
@@ -43,37 +52,42 @@ func (c *ctr) live() error {
 	return nil
 }
 
-// start starts the container, which does not run. c.op is held.
-func (h *Host) start(ctx context.Context, c *ctr) error {
+// start starts the container, which does not run, and which the node has begun
+// again so many times since its user started it. c.op is held. After an error its
+// state is as before.
+func (h *Host) start(ctx context.Context, c *ctr, restarts int) error {
 	began := time.Now()
-	if err := h.clearLast(ctx, c); err != nil {
-		return err
+	err := h.clearLast(ctx, c, restarts)
+	if err == nil {
+		err = h.launch(ctx, c)
 	}
-	err := h.launch(ctx, c)
 	h.metrics.started(time.Since(began), err)
 	if err != nil {
-		err = fmt.Errorf("failed to start container %q: %w", c.name(), err)
-		failed := State{Status: Created, ExitCode: failureCode(err), Error: err.Error()}
-		c.end(failed)
-		rec := c.rec
-		rec.Last = &failed
-		return errors.Join(err, c.save(rec))
+		return fmt.Errorf("failed to start container %q: %w", c.name(), err)
 	}
 	return nil
 }
 
 // clearLast lets the runtime forget the container's last run, after writing
-// down how it ended.
-func (h *Host) clearLast(ctx context.Context, c *ctr) error {
-	c.mu.Lock()
-	state, rec := c.state, c.rec
-	c.mu.Unlock()
-	if state.Status != Exited {
-		return nil
+// down how it ended, and that one with a restart policy shall run.
+func (h *Host) clearLast(ctx context.Context, c *ctr, restarts int) error {
+	rec, state := c.now()
+	ran := state.Status == Exited || state.Status == Restarting
+	if ran {
+		state.Status = ended(state)
+		rec.Last = &state
 	}
-	rec.Last = &state
-	if err := c.save(rec); err != nil {
-		return err
+	wanted := rec.Spec.Restart.Policy != RestartNo && (rec.Asked != askedStart || rec.Restarts != restarts)
+	if wanted {
+		rec.Asked, rec.Restarts = askedStart, restarts
+	}
+	if ran || wanted {
+		if err := c.save(rec); err != nil {
+			return err
+		}
+	}
+	if !ran {
+		return nil
 	}
 	return h.opts.Runtime.Delete(ctx, c.rec.ID)
 }
@@ -85,7 +99,9 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	if err != nil {
 		return err
 	}
-	id := c.rec.ID
+	rec, _ := c.now()
+	id := rec.ID
+	bundle.Restart = left(rec.Spec.Restart, rec.Restarts)
 	if err := h.opts.Runtime.Create(ctx, bundle); err != nil {
 		if errors.Is(err, container.ErrUnsupported) {
 			return unsupported("%v", err)
@@ -100,15 +116,15 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	if err != nil {
 		return err // it runs; the next start of the node finds it
 	}
-	c.mu.Lock()
-	c.state = State{Status: Running, PID: st.Pid, Started: st.Started}
-	run := c.run
-	c.mu.Unlock()
 	for _, w := range st.Warnings {
 		h.opts.Log.Warn("container is not all that was asked for", "container", id, "warning", w)
 	}
-	h.tell(c, "start")
-	h.begin(func(ctx context.Context) { h.watch(ctx, c, run) })
+	c.mu.Lock()
+	c.revival = nil
+	c.mu.Unlock()
+	h.began(c, st)
+	h.watchMemory(c)
+	h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1)) })
 	return nil
 }
 
@@ -147,54 +163,9 @@ func startFailure(command string, err error) error {
 	return err
 }
 
-// watch waits for the end of the container's run and does what follows from it.
-func (h *Host) watch(ctx context.Context, c *ctr, run *run) {
-	st, err := h.opts.Runtime.Wait(ctx, c.rec.ID)
-	if ctx.Err() != nil {
-		return // the node stops, the container does not
-	}
-	if err != nil {
-		h.opts.Log.Error("lost sight of a container", "container", c.rec.ID, "error", err)
-		st = container.State{ID: c.rec.ID, Status: container.StatusStopped, Started: c.snapshot().State.Started, Finished: time.Now(), ExitCode: 255, Error: err.Error()}
-	}
-	state := fromRuntime(st)
-	if state.OOMKilled {
-		h.tell(c, "oom")
-	}
-	c.finish(run, state)
-	h.tell(c, "die", exitAttr(state.ExitCode)...)
-	if c.rec.Spec.AutoRemove {
-		h.removeExited(ctx, c)
-	}
-}
-
 // removeExited removes a container that asked to go when it exits.
 func (h *Host) removeExited(ctx context.Context, c *ctr) {
 	if err := h.remove(ctx, c); err != nil && !errors.Is(err, errRemoving) {
 		h.opts.Log.Error("container could not be removed after its exit", "container", c.rec.ID, "error", err)
 	}
-}
-
-// end finishes the present run.
-func (c *ctr) end(state State) {
-	c.mu.Lock()
-	run := c.run
-	c.mu.Unlock()
-	c.finish(run, state)
-}
-
-// finish notes how a run ended, tells who waits for it, and makes ready for the
-// next one.
-func (c *ctr) finish(run *run, state State) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.state = state
-	c.joinable = false
-	run.exit = Exit{Code: state.ExitCode, Error: state.Error}
-	close(run.ended)
-	c.run = newRun()
-	for _, a := range c.waiting {
-		a.join(nil, nil)
-	}
-	c.waiting = nil
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -27,7 +28,7 @@ func (h *Host) Stop(ctx context.Context, ref string, opts StopOptions) error {
 	if err != nil {
 		return err
 	}
-	if !c.running() {
+	if !c.alive() {
 		return ErrNotModified
 	}
 	if err := h.stop(ctx, c, opts); err != nil {
@@ -53,10 +54,13 @@ func (h *Host) stop(ctx context.Context, c *ctr, opts StopOptions) error {
 			timeout = time.Duration(*t) * time.Second
 		}
 	}
-	run := c.current()
+	life := c.current()
+	if err := h.dismiss(ctx, c); err != nil {
+		return err
+	}
 	if err := h.signal(ctx, c, sig); err != nil {
 		if errors.Is(err, ErrConflict) { // it has ended by itself
-			return c.ended(ctx, run)
+			return h.until(ctx, life.ended)
 		}
 		return err
 	}
@@ -64,7 +68,7 @@ func (h *Host) stop(ctx context.Context, c *ctr, opts StopOptions) error {
 		late := time.NewTimer(timeout)
 		defer late.Stop()
 		select {
-		case <-run.ended:
+		case <-life.ended:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -74,7 +78,7 @@ func (h *Host) stop(ctx context.Context, c *ctr, opts StopOptions) error {
 			return h.killAndWait(ctx, c)
 		}
 	}
-	return h.until(ctx, run.ended)
+	return h.until(ctx, life.ended)
 }
 
 // until waits for something to happen.
@@ -89,34 +93,27 @@ func (h *Host) until(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// current returns the container's present run.
+// current returns the container's present life.
 func (c *ctr) current() *run {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.run
-}
-
-// ended waits for the end of a run that the runtime says is over.
-func (c *ctr) ended(ctx context.Context, run *run) error {
-	select {
-	case <-run.ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.life
 }
 
 // killAndWait kills the container and waits for its end. One that has ended is
 // no error.
 func (h *Host) killAndWait(ctx context.Context, c *ctr) error {
-	run := c.current()
-	if !c.running() {
+	life := c.current()
+	if !c.alive() {
 		return nil
+	}
+	if err := h.dismiss(ctx, c); err != nil {
+		return err
 	}
 	if err := h.signal(ctx, c, sigKill); err != nil && !errors.Is(err, ErrConflict) {
 		return err
 	}
-	return h.until(ctx, run.ended)
+	return h.until(ctx, life.ended)
 }
 
 // Restart stops the container, if it runs, and starts it. Errors: as of Stop and
@@ -126,10 +123,10 @@ func (h *Host) Restart(ctx context.Context, ref string, opts StopOptions) error 
 	if err != nil {
 		return err
 	}
-	if c.rec.Spec.AutoRemove && c.running() {
+	if c.rec.Spec.AutoRemove && c.alive() {
 		return conflict("container %s is removed when it stops (--rm), so it cannot be restarted", shortID(c.rec.ID))
 	}
-	if c.running() {
+	if c.alive() {
 		if err := h.stop(ctx, c, opts); err != nil {
 			return err
 		}
@@ -142,7 +139,8 @@ func (h *Host) Restart(ctx context.Context, ref string, opts StopOptions) error 
 }
 
 // Kill sends a signal to the container's first process, and if it is one that
-// always ends it, returns when it has. Errors: ErrNotFound; ErrConflict if it
+// always ends it, returns when it has. After one that is to end it, it does not begin
+// again by its restart policy. Errors: ErrNotFound; ErrConflict if it
 // does not run; ErrInvalid.
 func (h *Host) Kill(ctx context.Context, ref, signal string) error {
 	c, err := h.find(ref)
@@ -153,20 +151,36 @@ func (h *Host) Kill(ctx context.Context, ref, signal string) error {
 	if err != nil {
 		return err
 	}
-	run := c.current()
-	if err := h.signal(ctx, c, sig); err != nil {
-		return err
+	life := c.current()
+	_, state := c.now()
+	if state.Alive() && c.endedBy(sig) {
+		if err := h.dismiss(ctx, c); err != nil {
+			return err
+		}
 	}
-	if sig == sigKill {
-		return h.until(ctx, run.ended)
+	err = h.signal(ctx, c, sig)
+	switch {
+	case errors.Is(err, ErrConflict) && state.Status == Restarting:
+		return h.until(ctx, life.ended) // there was nothing to kill: it does not begin again
+	case err == nil && sig == sigKill:
+		return h.until(ctx, life.ended)
 	}
-	return nil
+	return err
+}
+
+// endedBy reports whether sig is one by which people end a program, and not one that
+// they have it read its configuration by.
+func (c *ctr) endedBy(sig syscall.Signal) bool {
+	if own, err := parseSignal(c.rec.Spec.StopSignal); err == nil && own == sig {
+		return true
+	}
+	return slices.Contains([]syscall.Signal{sigKill, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGABRT}, sig)
 }
 
 // signal sends sig. Errors: ErrConflict if the container does not run.
 func (h *Host) signal(ctx context.Context, c *ctr, sig syscall.Signal) error {
 	stopped := conflict("container %s is not running", c.rec.ID)
-	if !c.running() {
+	if !c.alive() {
 		return stopped
 	}
 	err := h.opts.Runtime.Kill(ctx, c.rec.ID, sig)

@@ -7,8 +7,8 @@ type Until string
 
 // What can be waited for.
 const (
-	NotRunning Until = "not-running" // at once, if it does not run
-	NextExit   Until = "next-exit"   // also of a container that is yet to be started
+	NotRunning Until = "not-running" // at once, if it does not run; it begins again by its restart policy first
+	NextExit   Until = "next-exit"   // of a run, also of a container that is yet to be started
 	Removed    Until = "removed"
 )
 
@@ -30,8 +30,11 @@ func (h *Host) Wait(ref string, until Until) (func(context.Context) (Exit, error
 	defer c.mu.Unlock()
 	run := c.run
 	now := Exit{Code: c.state.ExitCode, Error: c.state.Error}
+	if until == NotRunning {
+		run = c.life
+	}
 	switch {
-	case until == NotRunning && c.state.Status != Running:
+	case until == NotRunning && !c.state.Alive():
 		return func(context.Context) (Exit, error) { return now, nil }, nil
 	case until == NotRunning || until == NextExit:
 		return func(ctx context.Context) (Exit, error) {
