@@ -44,8 +44,12 @@ type Bundle struct {
 	ID string
 	// Spec is the container in the terms of OCI runtime-spec 1.3. What the
 	// Runtime does not do is refused by name (ErrUnsupported), never left out.
-	// Root.Path is not used if Rootfs has Lowers; Linux.CgroupsPath never.
+	// Root.Path is not used if Rootfs has Lowers; Linux.CgroupsPath never, see Cgroup.
 	Spec *specs.Spec
+	// Cgroup is the path of the container's cgroup below the top of each hierarchy; a
+	// relative one is below Config.CgroupParent. "": there, and named by the ID. No
+	// process may be in it. It is removed with the container, those above it are not.
+	Cgroup string
 	// Rootfs is the root file system.
 	Rootfs Rootfs
 	// Log is where stdout and stderr of the container are kept.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -66,18 +67,33 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if err != nil {
 		return err
 	}
-	limits, err := resources(b.Spec.Linux.Resources)
+	limits, err := settings(r.groups.only2, b.Spec.Linux.Resources, b.Spec.Linux.Resources)
 	if err != nil {
 		return err
+	}
+	rules, err := deviceRules(b.Spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	cgroupAt := filepath.Join(r.cfg.CgroupParent, b.ID)
+	if b.Cgroup != "" {
+		if cgroupAt, err = r.chooseCgroup(b.Cgroup); err != nil {
+			return err
+		}
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.remove(b.ID))
 		}
 	}()
+	if b.Cgroup != "" {
+		if err := r.noteCgroup(b.ID, cgroupAt); err != nil {
+			return err
+		}
+	}
 	grouped := make(chan error, 1)
-	group := r.groups.group(b.ID)
-	go func() { grouped <- r.groups.make(b.ID, limits) }() // while the shim starts
+	group := r.groups.group(cgroupAt)
+	go func() { grouped <- r.groups.make(cgroupAt, limits, rules) }() // while the shim starts
 	c, pid, err := r.spawn(b, bpf)
 	if gerr := <-grouped; gerr != nil {
 		if c != nil {

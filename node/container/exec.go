@@ -135,7 +135,7 @@ type Exec struct {
 }
 
 // Exec runs a further process in a running container and returns when it runs.
-// Errors: ErrNotFound; ErrStatus; ErrNoCommand; ErrNotExecutable;
+// Errors: ErrNotFound; ErrStatus, also if it is paused; ErrNoCommand; ErrNotExecutable;
 // ErrUnsupported.
 func (r *Runtime) Exec(ctx context.Context, id string, spec ExecSpec) (*Exec, error) {
 	e, err := r.exec(ctx, id, spec)
@@ -149,6 +149,9 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 	rec, err := r.readRecord(id)
 	if err != nil {
 		return nil, err
+	}
+	if r.group(id).Frozen() {
+		return nil, fmt.Errorf("%w: it is paused", ErrStatus)
 	}
 	c, err := r.dial(ctx, id)
 	if err != nil {

@@ -1,10 +1,6 @@
 package container
 
-import (
-	"context"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
-)
+import "context"
 
 // Resize sets the size of the container's terminal. Errors: ErrNotFound; ErrStatus
 // if it is stopped or has none.
@@ -26,26 +22,6 @@ func (r *Runtime) WaitRun(ctx context.Context, id string, run int) (State, error
 // stopped.
 func (r *Runtime) SetRestart(ctx context.Context, id string, restart Restart) error {
 	return ErrUnsupported
-}
-
-// Update changes the limits that limits has; others stay. After an error none is
-// changed. Errors: ErrNotFound; ErrStatus if it is stopped; ErrUnsupported.
-func (r *Runtime) Update(ctx context.Context, id string, limits *specs.LinuxResources) error {
-	return ErrUnsupported
-}
-
-// Pause freezes all processes of the container. Errors: ErrNotFound; ErrStatus if it
-// does not run, or is paused.
-func (r *Runtime) Pause(ctx context.Context, id string) error { return ErrUnsupported }
-
-// Resume lets a paused container go on. Errors: ErrNotFound; ErrStatus if it is not
-// paused.
-func (r *Runtime) Resume(ctx context.Context, id string) error { return ErrUnsupported }
-
-// Stats returns what the container has used. Errors: ErrNotFound; ErrStatus if it is
-// stopped.
-func (r *Runtime) Stats(ctx context.Context, id string) (Stats, error) {
-	return Stats{}, ErrUnsupported
 }
 
 // WatchOOM calls killed whenever the kernel killed a process of the container because

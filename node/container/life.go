@@ -115,10 +115,17 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	return err
 }
 
-// Kill sends sig to the container's first process. Errors: ErrNotFound;
+// Kill sends sig to the container's first process. SIGKILL also lets a paused
+// container go on, to its end; other signals wait until it is resumed. Errors: ErrNotFound;
 // ErrStatus if it is stopped.
 func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error {
 	_, err := r.command(ctx, "kill", id, shim.Request{Method: shim.MethodKill, Kill: &shim.Kill{Signal: int(sig)}})
+	if group := r.group(id); err == nil && sig == syscall.SIGKILL && group.Frozen() {
+		// Frozen, it would not end (version 1), or not begin again.
+		if err := group.Thaw(); err != nil {
+			return fmt.Errorf("kill container %s: %w", id, err)
+		}
+	}
 	return err
 }
 
@@ -147,7 +154,9 @@ func (r *Runtime) state(ctx context.Context, id, method string) (State, error) {
 	}
 	resp, err := r.ask(ctx, id, shim.Request{Method: method})
 	if err == nil {
-		return stateOf(resp.State), nil
+		s := stateOf(resp.State)
+		s.Paused = s.Status == StatusRunning && r.group(id).Frozen()
+		return s, nil
 	}
 	if !gone(err) {
 		return State{}, fmt.Errorf("%s container %s: %w", method, id, err)
@@ -197,7 +206,7 @@ func (r *Runtime) lost(id string) (State, error) {
 	if s, ok := r.readExit(id); ok {
 		return s, nil
 	}
-	if err := r.groups.group(id).Kill(killLimit); err != nil {
+	if err := r.group(id).Kill(killLimit); err != nil {
 		return State{}, err
 	}
 	s := &shim.State{
@@ -277,18 +286,26 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: it is being created or deleted", ErrStatus)
 	}
 	defer release()
+	changed, err := r.change(ctx, id) // those who change it end first, and others find that it is busy
+	if err != nil {
+		return err
+	}
+	defer changed()
 	return r.remove(id)
 }
 
 // remove removes what is left of a container that has no shim, or one that is
 // about to end. All of it is tried.
 func (r *Runtime) remove(id string) error {
-	group := r.groups.group(id)
+	group := r.group(id)
 	errs := []error{group.Kill(killLimit), r.awaitShim(id), group.Remove(killLimit)}
-	names := []string{r.socket(id), r.path(id, shim.ExitFile), r.path(id, shimLogFile)}
-	// A crash may have left temporary files of the exit record.
-	stray, _ := filepath.Glob(r.path(id, "."+shim.ExitFile+".tmp-*"))
-	for _, name := range append(append(names, stray...), r.path(id, bundleFile)) {
+	names := []string{r.socket(id), r.path(id, shim.ExitFile), r.path(id, shimLogFile), r.path(id, cgroupFile)}
+	// A crash may have left temporary files of the records.
+	for _, name := range []string{shim.ExitFile, bundleFile} {
+		stray, _ := filepath.Glob(r.path(id, "."+name+".tmp-*"))
+		names = append(names, stray...)
+	}
+	for _, name := range append(names, r.path(id, bundleFile)) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

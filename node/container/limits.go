@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,12 +22,10 @@ import (
 	"berth.internal/node/container/plan"
 )
 
-// hierarchies are the mounted ones, and the cgroup in each that the containers
-// are below.
+// hierarchies are the mounted ones, each with its top directory.
 type hierarchies struct {
-	parent  string
-	v1      map[string]string // directory of the parent by controller; "" is version 2 beside the others
-	unified string            // directory of the parent in version 2; "" if that is not mounted
+	v1      map[string]string // by controller; "" is version 2 beside the others
+	unified string            // of version 2; "" if that is not mounted
 	only2   bool              // version 2 has all controllers
 	mounts  []plan.Cgroup
 }
@@ -34,14 +33,14 @@ type hierarchies struct {
 const cgroupRoot = "/sys/fs/cgroup"
 
 // findHierarchies finds what is mounted.
-func findHierarchies(parent string) (hierarchies, error) {
-	h := hierarchies{parent: parent, only2: cgroups.IsCgroup2UnifiedMode()}
+func findHierarchies() (hierarchies, error) {
+	h := hierarchies{only2: cgroups.IsCgroup2UnifiedMode()}
 	if h.only2 {
-		h.unified = filepath.Join(cgroupRoot, parent)
+		h.unified = cgroupRoot
 		h.mounts = []plan.Cgroup{{}}
 		return h, nil
 	}
-	m, err := cgroup1.NewManager(&cgroups.Cgroup{Path: "/" + parent, Resources: &cgroups.Resources{}}, nil)
+	m, err := cgroup1.NewManager(&cgroups.Cgroup{Path: "/", Resources: &cgroups.Resources{}}, nil)
 	if err != nil {
 		return h, fmt.Errorf("find cgroup hierarchies: %w", err)
 	}
@@ -79,20 +78,24 @@ func controllers(options string) []string {
 	return list
 }
 
-// group returns the cgroup of a container, whether it is there or not.
-func (h hierarchies) group(id string) cgroup.Group {
+// group returns the cgroup at a path below the top of each hierarchy, whether it
+// is there or not.
+func (h hierarchies) group(path string) cgroup.Group {
 	var g cgroup.Group
 	if h.unified != "" {
-		g.Unified = filepath.Join(h.unified, id)
+		g.Unified = filepath.Join(h.unified, path)
 	}
 	if h.only2 {
 		g.Memory = g.Unified
 		return g
 	}
 	for name, dir := range h.v1 {
-		dir = filepath.Join(dir, id)
-		if name == "memory" {
+		dir = filepath.Join(dir, path)
+		switch name {
+		case "memory":
 			g.Memory = dir
+		case "freezer":
+			g.Freezer = dir
 		}
 		if name != "" && !slices.Contains(g.Dirs, dir) {
 			g.Dirs = append(g.Dirs, dir)
@@ -102,25 +105,42 @@ func (h hierarchies) group(id string) cgroup.Group {
 	return g
 }
 
-// make makes the cgroup of a container with its limits.
-func (h hierarchies) make(id string, r *cgroups.Resources) error {
-	cfg := &cgroups.Cgroup{Path: "/" + h.parent + "/" + id, Resources: r}
+// dir returns the directory of the cgroup at path that has the controller, "" if
+// none is mounted that could have it.
+func (h hierarchies) dir(path, controller string) string {
+	if h.only2 {
+		return filepath.Join(h.unified, path)
+	}
+	if top := h.v1[controller]; top != "" {
+		return filepath.Join(top, path)
+	}
+	return ""
+}
+
+// make makes the cgroup at path with its limits.
+func (h hierarchies) make(path string, list []setting, rules []*devices.Rule) error {
+	// The library makes the directories, with what a cpuset takes from above; it puts
+	// nobody into them yet.
+	cfg := &cgroups.Cgroup{Path: "/" + path, Resources: &cgroups.Resources{}}
 	var m cgroups.Manager
 	var err error
 	if h.only2 {
-		m, err = cgroup2.NewManager(cfg, filepath.Join(h.unified, id))
+		m, err = cgroup2.NewManager(cfg, filepath.Join(h.unified, path))
 	} else {
 		paths := maps.Clone(h.v1)
 		for name := range paths {
-			paths[name] = filepath.Join(paths[name], id)
+			paths[name] = filepath.Join(paths[name], path)
 		}
 		m, err = cgroup1.NewManager(cfg, paths)
 	}
 	if err == nil {
-		err = m.Apply(-1) // nobody yet
+		err = m.Apply(-1)
 	}
 	if err == nil {
-		err = m.Set(r)
+		err = h.setDevices(path, rules)
+	}
+	if err == nil {
+		_, err = h.set(path, list)
 	}
 	if err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
@@ -128,56 +148,24 @@ func (h hierarchies) make(id string, r *cgroups.Resources) error {
 	return nil
 }
 
-// resources translates the limits of a spec. Errors: ErrUnsupported.
-func resources(r *specs.LinuxResources) (*cgroups.Resources, error) {
-	if r == nil {
-		r = &specs.LinuxResources{}
+// setDevices lets the cgroup use the devices that the rules allow, and no other.
+func (h hierarchies) setDevices(path string, rules []*devices.Rule) error {
+	set := cgroups.DevicesSetV1
+	if h.only2 {
+		set = cgroups.DevicesSetV2
 	}
-	out := &cgroups.Resources{}
-	for name, there := range map[string]bool{
-		"blockIO": r.BlockIO != nil, "hugepageLimits": len(r.HugepageLimits) > 0, "network": r.Network != nil,
-		"rdma": len(r.Rdma) > 0, "unified": len(r.Unified) > 0,
-	} {
-		if there {
-			return nil, fmt.Errorf("linux.resources.%s: %w", name, ErrUnsupported)
-		}
+	if err := set(h.dir(path, "devices"), &cgroups.Resources{Devices: rules}); err != nil {
+		return fmt.Errorf("set device rules: %w", err)
 	}
-	if m := r.Memory; m != nil {
-		if m.Kernel != nil || //nolint:staticcheck // deprecated limits are limits that are refused, too
-			m.KernelTCP != nil || m.UseHierarchy != nil || m.CheckBeforeUpdate != nil || m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-			return nil, fmt.Errorf("linux.resources.memory other than limit, reservation and swap: %w", ErrUnsupported)
-		}
-		out.Memory, out.MemoryReservation, out.MemorySwap = value(m.Limit), value(m.Reservation), value(m.Swap)
-	}
-	if c := r.CPU; c != nil {
-		if c.Burst != nil || c.RealtimePeriod != nil || c.RealtimeRuntime != nil || c.Idle != nil {
-			return nil, fmt.Errorf("linux.resources.cpu burst, idle and realtime: %w", ErrUnsupported)
-		}
-		out.CpuShares, out.CpuQuota, out.CpuPeriod = value(c.Shares), value(c.Quota), value(c.Period)
-		out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(out.CpuShares)
-		out.CpusetCpus, out.CpusetMems = c.Cpus, c.Mems
-	}
-	if r.Pids != nil && r.Pids.Limit != nil {
-		out.PidsLimit = r.Pids.Limit
-	}
-	rules, err := deviceRules(r.Devices)
-	out.Devices = rules
-	return out, err
-}
-
-// value returns what p points at, or zero.
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
+	return nil
 }
 
 // deviceRules translates the rules of a spec. Without any, those of Docker
 // hold: a container that may make device nodes could read the node's disks.
-func deviceRules(list []specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
-	if len(list) == 0 {
-		list = defaultDeviceRules()
+func deviceRules(r *specs.LinuxResources) ([]*devices.Rule, error) {
+	list := defaultDeviceRules()
+	if r != nil && len(r.Devices) > 0 {
+		list = r.Devices
 	}
 	var rules []*devices.Rule
 	for _, d := range list {
@@ -208,10 +196,59 @@ func deviceRules(list []specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
 	return rules, nil
 }
 
-// removeParent removes the cgroups that the containers were below, if none is
-// left.
-func (h hierarchies) removeParent() {
-	for _, dir := range append(slices.Collect(maps.Values(h.v1)), h.unified) {
-		_ = os.Remove(dir) // fails as long as there are containers
+// removeEmpty removes the cgroup at path, if there is none below it.
+func (h hierarchies) removeEmpty(path string) {
+	for _, top := range append(slices.Collect(maps.Values(h.v1)), h.unified) {
+		if top != "" {
+			_ = os.Remove(filepath.Join(top, path)) // fails as long as there are containers
+		}
 	}
+}
+
+// cgroupFile is a symbolic link in the bundle of a container that has a cgroup of
+// its caller's choice: its path.
+const cgroupFile = "cgroup"
+
+// cgroupPath returns where in the hierarchies the cgroup of a container is.
+func (r *Runtime) cgroupPath(id string) string {
+	if path, err := os.Readlink(r.path(id, cgroupFile)); err == nil {
+		return path
+	}
+	return filepath.Join(r.cfg.CgroupParent, id)
+}
+
+// noteCgroup writes down where the cgroup of a container will be.
+func (r *Runtime) noteCgroup(id, path string) error {
+	if err := os.Mkdir(r.path(id), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	link := r.path(id, cgroupFile)
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(path, link)
+}
+
+// group returns the cgroup of a container, whether it is there or not.
+func (r *Runtime) group(id string) cgroup.Group { return r.groups.group(r.cgroupPath(id)) }
+
+// chooseCgroup checks a path that a caller chose, and returns it in its shortest
+// form. Whatever is in that cgroup is killed with the container, so it must not
+// be in use.
+func (r *Runtime) chooseCgroup(path string) (string, error) {
+	clean := strings.Trim(filepath.Clean("/"+path), "/")
+	if clean == "" || len(clean) > 2048 || strings.ContainsAny(clean, "\x00\n") || slices.Contains(strings.Split(path, "/"), "..") {
+		return "", fmt.Errorf("cgroup path %q is not one below the top", path)
+	}
+	if !filepath.IsAbs(path) {
+		clean = filepath.Join(r.cfg.CgroupParent, clean)
+	}
+	pids, err := r.groups.group(clean).Pids()
+	if err != nil {
+		return "", fmt.Errorf("look into cgroup %s: %w", clean, err)
+	}
+	if len(pids) > 0 {
+		return "", fmt.Errorf("cgroup %s is in use by process %d", clean, pids[0])
+	}
+	return clean, nil
 }

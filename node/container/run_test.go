@@ -315,7 +315,9 @@ func TestRefusals(t *testing.T) {
 		{"working directory", func(b *container.Bundle) { b.Spec.Process.Cwd = "/bin/sh" }, nil, "directory /bin/sh"},
 		{"user out of range", func(b *container.Bundle) { b.Spec.Process.User.UID = 70000 }, nil, "70000"},
 		{"capability", func(b *container.Bundle) { b.Spec.Process.Capabilities.Bounding = []string{"CAP_FLY"} }, nil, "CAP_FLY"},
-		{"block io", func(b *container.Bundle) { b.Spec.Linux.Resources.BlockIO = &specs.LinuxBlockIO{} }, container.ErrUnsupported, "blockIO"},
+		{"block io", func(b *container.Bundle) {
+			b.Spec.Linux.Resources.BlockIO = &specs.LinuxBlockIO{LeafWeight: new(uint16(100))}
+		}, container.ErrUnsupported, "blockIO.leafWeight"},
 		{"memory limit", func(b *container.Bundle) {
 			limit := int64(4096)
 			b.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}

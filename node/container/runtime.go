@@ -28,6 +28,8 @@ type Runtime struct {
 
 	mu   sync.Mutex
 	busy map[string]bool // containers that are being created or deleted
+	// containers whose limits or freezer somebody changes; closed when they have
+	changing map[string]chan struct{}
 }
 
 // Open prepares the directories of cfg and the program of the shims.
@@ -44,9 +46,9 @@ func Open(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("open container runtime: %w", err)
 		}
 	}
-	r := &Runtime{cfg: cfg, busy: map[string]bool{}}
+	r := &Runtime{cfg: cfg, busy: map[string]bool{}, changing: map[string]chan struct{}{}}
 	var err error
-	if r.groups, err = findHierarchies(cfg.CgroupParent); err != nil {
+	if r.groups, err = findHierarchies(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
 	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir}
@@ -64,7 +66,7 @@ func Open(cfg Config) (*Runtime, error) {
 
 // Close releases what Open took. Containers run on.
 func (r *Runtime) Close() error {
-	r.groups.removeParent()
+	r.groups.removeEmpty(r.cfg.CgroupParent)
 	return r.init.Close()
 }
 
@@ -156,6 +158,33 @@ func (r *Runtime) occupy(id string) (release func(), ok bool) {
 		defer r.mu.Unlock()
 		delete(r.busy, id)
 	}, true
+}
+
+// change waits until nobody else changes the limits or the freezer of a container,
+// and keeps others from it.
+func (r *Runtime) change(ctx context.Context, id string) (release func(), err error) {
+	for {
+		r.mu.Lock()
+		others := r.changing[id]
+		if others == nil {
+			break
+		}
+		r.mu.Unlock()
+		select {
+		case <-others:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	defer r.mu.Unlock()
+	done := make(chan struct{})
+	r.changing[id] = done
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.changing, id)
+		close(done)
+	}, nil
 }
 
 func (r *Runtime) isBusy(id string) bool {

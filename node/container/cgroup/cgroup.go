@@ -23,20 +23,21 @@ type Group struct {
 	Dirs    []string `json:"dirs"`              // of cgroup version 1
 	Unified string   `json:"unified,omitempty"` // of version 2
 	Memory  string   `json:"memory,omitempty"`  // the one of these with the memory controller
+	Freezer string   `json:"freezer,omitempty"` // the one of Dirs with the freezer
 }
 
 // Join moves the process into the version 1 directories. In Unified it is born.
 func (g Group) Join(pid int) error {
 	for _, dir := range g.Dirs {
-		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+		if err := Write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
 		}
 	}
 	return nil
 }
 
-// write writes to a file of the kernel, without creating or truncating one.
-func write(name, value string) error {
+// Write writes to a file of the kernel, without creating or truncating one.
+func Write(name, value string) error {
 	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: name, Err: err}
@@ -95,7 +96,7 @@ func (g Group) Kill(limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; {
 		if g.Unified != "" {
 			// One write for all; older kernels than 5.14 do not have it.
-			if err := ignoreGone(write(filepath.Join(g.Unified, "cgroup.kill"), "1")); err != nil {
+			if err := ignoreGone(Write(filepath.Join(g.Unified, "cgroup.kill"), "1")); err != nil {
 				return fmt.Errorf("kill cgroup: %w", err)
 			}
 		}
@@ -109,11 +110,71 @@ func (g Group) Kill(limit time.Duration) error {
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL) // it is gone, or is seen again in the next round
 		}
+		g.thaw() // in version 1 even killed processes stay frozen
 		if time.Now().After(deadline) {
 			return fmt.Errorf("kill cgroup: %d processes, among them %d, did not end within %s", len(pids), pids[0], limit)
 		}
 		time.Sleep(time.Millisecond) // the kernel tells nobody when a version 1 cgroup becomes empty
 	}
+}
+
+// Frozen reports whether the group's processes are frozen, or about to be, by
+// whomever.
+func (g Group) Frozen() bool {
+	if g.Unified != "" {
+		if b, err := os.ReadFile(filepath.Join(g.Unified, "cgroup.freeze")); err == nil && bytes.HasPrefix(b, []byte("1")) {
+			return true
+		}
+		if g.FrozenUnified() { // by a cgroup above it
+			return true
+		}
+	}
+	if g.Freezer == "" {
+		return false
+	}
+	b, err := os.ReadFile(filepath.Join(g.Freezer, "freezer.state"))
+	return err == nil && !bytes.HasPrefix(b, []byte("THAWED"))
+}
+
+// FrozenUnified reports whether all processes are frozen by version 2.
+func (g Group) FrozenUnified() bool {
+	b, err := os.ReadFile(filepath.Join(g.Unified, "cgroup.events"))
+	return err == nil && bytes.Contains(b, []byte("frozen 1"))
+}
+
+// FrozenV1 reports whether all processes are frozen by version 1.
+func (g Group) FrozenV1() bool {
+	b, err := os.ReadFile(filepath.Join(g.Freezer, "freezer.state"))
+	return err == nil && bytes.HasPrefix(b, []byte("FROZEN"))
+}
+
+// Thaw lets frozen processes of the group go on.
+func (g Group) Thaw() error {
+	if g.Unified != "" {
+		// Older kernels than 5.2 do not have it.
+		if err := ignoreGone(Write(filepath.Join(g.Unified, "cgroup.freeze"), "0")); err != nil {
+			return fmt.Errorf("thaw cgroup: %w", err)
+		}
+	}
+	if g.Freezer != "" {
+		if err := ignoreGone(Write(filepath.Join(g.Freezer, "freezer.state"), "THAWED")); err != nil {
+			return fmt.Errorf("thaw cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// thaw thaws the version 1 cgroup and those that the container made below it.
+func (g Group) thaw() {
+	if g.Freezer == "" {
+		return
+	}
+	_ = filepath.WalkDir(g.Freezer, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = Write(filepath.Join(p, "freezer.state"), "THAWED") // those that stay frozen are killed in vain, which Kill says
+		}
+		return ignoreGone(err)
+	})
 }
 
 // OOMKills returns how many processes of the group the kernel killed because

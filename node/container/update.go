@@ -1,0 +1,256 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/internal/durable"
+)
+
+// Update changes the limits that limits has; others stay. Zero is no limit to be
+// set, -1 takes one of memory, swap, pids or cpu.quota away. Device rules are
+// exchanged as a whole. After an error none is changed. Errors: ErrNotFound;
+// ErrStatus if it is stopped; ErrUnsupported.
+func (r *Runtime) Update(ctx context.Context, id string, limits *specs.LinuxResources) error {
+	if err := r.update(ctx, id, limits); err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Runtime) update(ctx context.Context, id string, change *specs.LinuxResources) error {
+	release, err := r.change(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s, err := r.State(ctx, id)
+	if err != nil {
+		return err
+	}
+	if s.Status == StatusStopped {
+		return fmt.Errorf("%w: it is stopped", ErrStatus)
+	}
+	rec, err := r.readRecord(id)
+	if err != nil || change == nil {
+		return err
+	}
+	before := rec.Spec.Linux.Resources
+	whole := merge(before, change)
+	list, err := settings(r.groups.only2, change, whole)
+	if err != nil {
+		return err
+	}
+	path := r.cgroupPath(id)
+	if err := r.fits(path, change.Memory); err != nil {
+		return err
+	}
+	undo, err := r.groups.set(path, list)
+	if err != nil {
+		return err
+	}
+	err = r.exchangeRules(path, before, change)
+	if err != nil {
+		return errors.Join(err, r.groups.restore(path, undo))
+	}
+	rec.Spec.Linux.Resources = whole
+	if err := r.writeRecord(rec); err != nil {
+		return errors.Join(err, r.restoreRules(path, before, change), r.groups.restore(path, undo))
+	}
+	return nil
+}
+
+// exchangeRules sets the device rules of change, if it has any; after an error those
+// of before.
+func (r *Runtime) exchangeRules(path string, before, change *specs.LinuxResources) error {
+	if len(change.Devices) == 0 {
+		return nil
+	}
+	rules, err := deviceRules(change)
+	if err != nil {
+		return err
+	}
+	if err := r.groups.setDevices(path, rules); err != nil {
+		return errors.Join(err, r.restoreRules(path, before, change))
+	}
+	return nil
+}
+
+// restoreRules sets the device rules of before, if change has others.
+func (r *Runtime) restoreRules(path string, before, change *specs.LinuxResources) error {
+	if len(change.Devices) == 0 {
+		return nil
+	}
+	rules, err := deviceRules(before)
+	if err != nil {
+		return err
+	}
+	return r.groups.setDevices(path, rules)
+}
+
+// writeRecord writes the record of a container again.
+func (r *Runtime) writeRecord(rec *record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(r.path(rec.ID, bundleFile), data, 0o600)
+}
+
+// fits returns an error if a new limit of memory is below what the container uses
+// and the kernel could not take away without killing: version 2 would. (Version 1
+// refuses by itself.)
+func (r *Runtime) fits(path string, m *specs.LinuxMemory) error {
+	limit := uint64(0)
+	if m != nil {
+		limit = uint64(max(value(m.Limit), 0))
+	}
+	if limit == 0 || !r.groups.only2 && !value(m.CheckBeforeUpdate) {
+		return nil
+	}
+	dir := r.groups.dir(path, "memory")
+	used := readNumber(filepath.Join(dir, r.groups.byVersion("memory.usage_in_bytes", "memory.current")))
+	if value(m.CheckBeforeUpdate) {
+		if limit <= used {
+			return fmt.Errorf("linux.resources.memory.limit of %d bytes is not more than the container uses, %d", limit, used)
+		}
+		return nil
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	if err != nil {
+		return fmt.Errorf("look how much memory is in use: %w", err)
+	}
+	d := parseKeyed(stat)
+	if kept := used - min(used, d["active_file"]+d["inactive_file"]+d["slab_reclaimable"]); limit < kept {
+		return fmt.Errorf("linux.resources.memory.limit of %d bytes is less than the container uses, %d without caches: the kernel would kill it", limit, kept)
+	}
+	return nil
+}
+
+// byVersion returns the name of a file.
+func (h hierarchies) byVersion(v1, v2 string) string {
+	if h.only2 {
+		return v2
+	}
+	return v1
+}
+
+// merge returns what holds once change is set over before, neither of which it
+// alters.
+func merge(before, change *specs.LinuxResources) *specs.LinuxResources {
+	m := new(specs.LinuxResources)
+	if before != nil {
+		*m = *before
+	}
+	if len(change.Devices) > 0 {
+		m.Devices = change.Devices
+	}
+	m.Memory = mergeMemory(m.Memory, change.Memory)
+	m.CPU = overlay(m.CPU, change.CPU)
+	m.Pids = overlay(m.Pids, change.Pids)
+	m.BlockIO = mergeBlockIO(m.BlockIO, change.BlockIO)
+	m.HugepageLimits = mergeBy(m.HugepageLimits, change.HugepageLimits, func(l specs.LinuxHugepageLimit) string { return l.Pagesize })
+	if n := change.Network; n != nil {
+		merged := overlay(m.Network, n)
+		if m.Network != nil {
+			merged.Priorities = mergeBy(m.Network.Priorities, n.Priorities, func(p specs.LinuxInterfacePriority) string { return p.Name })
+		}
+		m.Network = merged
+	}
+	m.Rdma = mergeMap(m.Rdma, change.Rdma)
+	m.Unified = mergeMap(m.Unified, change.Unified)
+	return m
+}
+
+// overlay returns a copy of before with the fields that change has. Its zeros are
+// pointers that are nil and empty strings, as encoding/json leaves them out.
+func overlay[T any](before, change *T) *T {
+	if change == nil {
+		return before
+	}
+	m := new(T)
+	for _, part := range []*T{before, change} {
+		if part == nil {
+			continue
+		}
+		data, err := json.Marshal(part)
+		if err == nil {
+			err = json.NewDecoder(bytes.NewReader(data)).Decode(m)
+		}
+		if err != nil {
+			panic(err) // numbers and strings
+		}
+	}
+	return m
+}
+
+func mergeMemory(before, change *specs.LinuxMemory) *specs.LinuxMemory {
+	m := overlay(before, change)
+	if change == nil {
+		return m
+	}
+	m.CheckBeforeUpdate = nil
+	if before != nil { // zero is no limit
+		for _, f := range []struct{ of, was **int64 }{{&m.Limit, &before.Limit}, {&m.Swap, &before.Swap}, {&m.Reservation, &before.Reservation}} {
+			if value(*f.of) == 0 {
+				*f.of = *f.was
+			}
+		}
+	}
+	if value(change.Limit) == -1 && value(change.Swap) == 0 && value(m.Swap) > 0 {
+		m.Swap = new(int64(-1)) // memory without limit and swap with one is no sum
+	}
+	return m
+}
+
+func mergeBlockIO(before, change *specs.LinuxBlockIO) *specs.LinuxBlockIO {
+	if before == nil || change == nil {
+		return overlay(before, change)
+	}
+	m := *before
+	if change.Weight != nil {
+		m.Weight = change.Weight
+	}
+	throttle := func(d specs.LinuxThrottleDevice) [2]int64 { return [2]int64{d.Major, d.Minor} }
+	m.WeightDevice = mergeBy(m.WeightDevice, change.WeightDevice, func(d specs.LinuxWeightDevice) [2]int64 { return [2]int64{d.Major, d.Minor} })
+	m.ThrottleReadBpsDevice = mergeBy(m.ThrottleReadBpsDevice, change.ThrottleReadBpsDevice, throttle)
+	m.ThrottleWriteBpsDevice = mergeBy(m.ThrottleWriteBpsDevice, change.ThrottleWriteBpsDevice, throttle)
+	m.ThrottleReadIOPSDevice = mergeBy(m.ThrottleReadIOPSDevice, change.ThrottleReadIOPSDevice, throttle)
+	m.ThrottleWriteIOPSDevice = mergeBy(m.ThrottleWriteIOPSDevice, change.ThrottleWriteIOPSDevice, throttle)
+	return &m
+}
+
+// mergeBy returns before with the elements of change in place of those with the
+// same key.
+func mergeBy[T any, K comparable](before, change []T, key func(T) K) []T {
+	m := slices.Clone(before)
+	for _, c := range change {
+		if i := slices.IndexFunc(m, func(e T) bool { return key(e) == key(c) }); i >= 0 {
+			m[i] = c
+		} else {
+			m = append(m, c)
+		}
+	}
+	return m
+}
+
+func mergeMap[V any](before, change map[string]V) map[string]V {
+	if len(change) == 0 {
+		return before
+	}
+	m := maps.Clone(before)
+	if m == nil {
+		m = map[string]V{}
+	}
+	maps.Copy(m, change)
+	return m
+}
