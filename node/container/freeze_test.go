@@ -1,0 +1,178 @@
+package container_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"berth.internal/node/container"
+)
+
+// freezers calls f with nodes that pause in each way that this machine has.
+func freezers(t *testing.T, f func(*testing.T, *node)) {
+	t.Run("version 2", func(t *testing.T) { f(t, newNode(t)) })
+	if !only2() {
+		t.Run("version 1", func(t *testing.T) {
+			n := newNode(t)
+			n.WithoutUnified()
+			f(t, n)
+		})
+	}
+}
+
+// used returns how much processor time a container has had.
+func (n *node) used(t *testing.T, id string) int64 {
+	t.Helper()
+	s, err := n.Stats(testContext(t), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(s.CPU)
+}
+
+func (n *node) paused(t *testing.T, id string, want bool) {
+	t.Helper()
+	s, err := n.State(testContext(t), id)
+	if err != nil || s.Status != container.StatusRunning || s.Paused != want {
+		t.Errorf("State = %+v, %v; want running and Paused %t", s, err, want)
+	}
+}
+
+// TestPause pauses a busy container, and does with it what can be done.
+func TestPause(t *testing.T) {
+	freezers(t, func(t *testing.T, n *node) {
+		b := n.bundle(t, "sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do :; done")
+		n.create(t, b)
+		if err := n.Pause(testContext(t), b.ID); !errors.Is(err, container.ErrStatus) {
+			t.Errorf("Pause of a created container = %v", err)
+		}
+		n.start(t, b.ID)
+		waitLog(t, b.Log.Path, "up")
+		if err := n.Resume(testContext(t), b.ID); !errors.Is(err, container.ErrStatus) {
+			t.Errorf("Resume of a running container = %v", err)
+		}
+		if err := n.Pause(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		n.paused(t, b.ID, true)
+		before := n.used(t, b.ID)
+		n.sh(t, "true") // meanwhile a busy one would have used more
+		if after := n.used(t, b.ID); after != before {
+			t.Errorf("a paused container used %d ns", after-before)
+		}
+		if err := n.Pause(testContext(t), b.ID); !errors.Is(err, container.ErrStatus) {
+			t.Errorf("Pause of a paused container = %v", err)
+		}
+		if _, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "true")}); !errors.Is(err, container.ErrStatus) {
+			t.Errorf("Exec in a paused container = %v", err)
+		}
+		if err := n.Delete(testContext(t), b.ID); !errors.Is(err, container.ErrStatus) {
+			t.Errorf("Delete of a paused container = %v", err)
+		}
+		if err := n.Kill(testContext(t), b.ID, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		n.paused(t, b.ID, true)
+		if err := n.Resume(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 3 {
+			t.Errorf("Wait = %+v, %v; want exit code 3 by the signal that it got while it was paused", s, err)
+		}
+		for what, f := range map[string]func(context.Context, string) error{"Pause": n.Pause, "Resume": n.Resume} {
+			if err := f(testContext(t), b.ID); !errors.Is(err, container.ErrStatus) {
+				t.Errorf("%s of a stopped container = %v", what, err)
+			}
+			if err := f(testContext(t), "none"); !errors.Is(err, container.ErrNotFound) {
+				t.Errorf("%s of no container = %v", what, err)
+			}
+		}
+	})
+}
+
+// TestPauseOutlivesTheAgent opens another agent on a paused container, which kills
+// it.
+func TestPauseOutlivesTheAgent(t *testing.T) {
+	freezers(t, func(t *testing.T, n *node) {
+		b := n.bundle(t, "sh", "-c", "sleep 1000 & while :; do :; done")
+		n.create(t, b)
+		n.start(t, b.ID)
+		if err := n.Pause(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		n.open(t)
+		n.paused(t, b.ID, true)
+		if err := n.Kill(testContext(t), b.ID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 137 || s.Paused {
+			t.Errorf("Wait = %+v, %v; want exit code 137", s, err)
+		}
+	})
+}
+
+// TestPausedLosesItsShim kills the shim of a paused container.
+func TestPausedLosesItsShim(t *testing.T) {
+	freezers(t, func(t *testing.T, n *node) {
+		b := n.bundle(t, "sh", "-c", "sleep 1000 & while :; do :; done")
+		n.create(t, b)
+		n.start(t, b.ID)
+		if err := n.Pause(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(n.shimOf(t, b.ID), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 137 || !strings.Contains(s.Error, "shim ended") {
+			t.Errorf("Wait = %+v, %v; want exit code 137", s, err)
+		}
+	})
+}
+
+// TestPausedBySomebodyElse freezes the cgroup by hand.
+func TestPausedBySomebodyElse(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sleep", "1000")
+	n.create(t, b)
+	n.start(t, b.ID)
+	files := map[string]string{filepath.Join("/sys/fs/cgroup", n.cfg.CgroupParent, b.ID, "cgroup.freeze"): "1"}
+	if !only2() {
+		files = map[string]string{
+			filepath.Join("/sys/fs/cgroup/unified", n.cfg.CgroupParent, b.ID, "cgroup.freeze"): "1",
+			filepath.Join("/sys/fs/cgroup/freezer", n.cfg.CgroupParent, b.ID, "freezer.state"): "FROZEN",
+		}
+	}
+	for name, word := range files {
+		if err := os.WriteFile(name, []byte(word), 0); err != nil {
+			t.Fatal(err)
+		}
+		n.paused(t, b.ID, true)
+		if err := n.Resume(testContext(t), b.ID); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		n.paused(t, b.ID, false)
+	}
+}
+
+// TestPauseOfForks pauses a container that forks all the time.
+func TestPauseOfForks(t *testing.T) {
+	freezers(t, func(t *testing.T, n *node) {
+		b := n.bundle(t, "sh", "-c", "echo up; while :; do (:) & wait; done")
+		n.create(t, b)
+		n.start(t, b.ID)
+		waitLog(t, b.Log.Path, "up")
+		for range 10 {
+			if err := n.Pause(testContext(t), b.ID); err != nil {
+				t.Fatal(err)
+			}
+			n.paused(t, b.ID, true)
+			if err := n.Resume(testContext(t), b.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
