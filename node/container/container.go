@@ -70,6 +70,10 @@ type Bundle struct {
 	Restart Restart
 }
 
+// DefaultAppArmor is the AppArmor profile of containers whose users do not ask for
+// one. That a node does not have it is a warning; of any other it is an error.
+const DefaultAppArmor = plan.DefaultAppArmor
+
 // TerminalSize is the size of a terminal in characters.
 type TerminalSize struct {
 	Rows    uint16 `json:"rows"`

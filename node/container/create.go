@@ -25,7 +25,7 @@ type record struct {
 	Version int         `json:"version"`
 	ID      string      `json:"id"`
 	Created time.Time   `json:"created"`
-	Spec    *specs.Spec `json:"spec"` // without the seccomp profile
+	Spec    *specs.Spec `json:"spec"` // without the rules of the seccomp profile
 	Seccomp []byte      `json:"seccomp,omitempty"`
 	Rootfs  Rootfs      `json:"rootfs"`
 	Log     string      `json:"log,omitempty"`
@@ -59,7 +59,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return errors.New("the bundle has no spec for Linux")
 	}
-	bpf, err := filter(b.Spec.Linux.Seccomp)
+	bpf, err := r.filters.compile(b.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,10 @@ func (r *Runtime) spawn(b Bundle, bpf []byte) (c *shim.Conn, pid int, err error)
 // start writes the record and starts the process.
 func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err error) {
 	spec, linux := *b.Spec, *b.Spec.Linux
-	linux.Seccomp, spec.Linux = nil, &linux
+	spec.Linux = &linux
+	if linux.Seccomp != nil {
+		linux.Seccomp = &specs.LinuxSeccomp{Flags: linux.Seccomp.Flags}
+	}
 	data, err := json.Marshal(record{
 		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: bpf, Rootfs: b.Rootfs, Log: b.Log.Path,
 	})

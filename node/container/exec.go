@@ -158,7 +158,7 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 		return nil, err
 	}
 	chosen := [3]bool{spec.Stdin, spec.Stdout, spec.Stderr}
-	ep, err := plan.ForExec(plan.ExecInput{Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Pipe: chosen})
+	ep, err := plan.ForExec(plan.ExecInput{Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Host: r.host, Pipe: chosen})
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

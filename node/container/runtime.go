@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,10 +22,11 @@ import (
 // Runtime makes containers and finds those that were made before. Its methods
 // can be called from several goroutines.
 type Runtime struct {
-	cfg    Config
-	init   *os.File // the shims' program, sealed
-	groups hierarchies
-	host   plan.Host
+	cfg     Config
+	init    *os.File // the shims' program, sealed
+	groups  hierarchies
+	host    plan.Host
+	filters filters
 
 	mu   sync.Mutex
 	busy map[string]bool // containers that are being created or deleted
@@ -51,7 +53,8 @@ func Open(cfg Config) (*Runtime, error) {
 	if r.groups, err = findHierarchies(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
-	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir}
+	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir, AppArmor: hasAppArmor(), SELinux: hasSELinux()}
+	r.filters.kernel.X32 = hasX32()
 	if r.host.OverlayByName, err = overlayByName(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
@@ -76,6 +79,25 @@ func isDir(path string) (bool, error) {
 		return false, err
 	}
 	return info.IsDir(), nil
+}
+
+// hasAppArmor reports whether the kernel runs AppArmor.
+func hasAppArmor() bool {
+	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && len(b) > 0 && b[0] == 'Y'
+}
+
+// hasSELinux reports whether the kernel runs SELinux: a process has a label then.
+func hasSELinux() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC
+}
+
+// hasX32 reports whether the kernel runs programs of the x32 ABI.
+func hasX32() bool {
+	const getpid = 0x40000000 | 39
+	_, _, errno := unix.RawSyscall(getpid, 0, 0, 0)
+	return runtime.GOARCH == "amd64" && errno == 0
 }
 
 // overlayByName reports whether the kernel cannot take the layers of an overlay

@@ -39,7 +39,6 @@ func check(in Input) error {
 		{"hooks", in.Detached == nil && s.Hooks != nil && hooks(s.Hooks) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.memoryPolicy", l.MemoryPolicy != nil},
-		{"linux.mountLabel", l.MountLabel != ""},
 		{"linux.netDevices", len(l.NetDevices) > 0},
 		{"linux.personality", l.Personality != nil},
 		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
@@ -53,6 +52,9 @@ func check(in Input) error {
 		if a.there {
 			return unsupported("%s", a.name)
 		}
+	}
+	if err := checkMountLabel(in.Host, l.MountLabel); err != nil {
+		return err
 	}
 	return checkProcess(s.Process)
 }
@@ -68,8 +70,6 @@ func hooks(h *specs.Hooks) int {
 func checkProcess(p *specs.Process) error {
 	for _, a := range []asked{
 		{"process.terminal", p.Terminal},
-		{"process.apparmorProfile " + p.ApparmorProfile, p.ApparmorProfile != ""},
-		{"process.selinuxLabel " + p.SelinuxLabel, p.SelinuxLabel != ""},
 		{"process.scheduler", p.Scheduler != nil},
 		{"process.ioPriority", p.IOPriority != nil},
 		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},

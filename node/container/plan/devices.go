@@ -53,7 +53,7 @@ func (b *builder) devices() error {
 	}
 	p := b.parent
 	ctx := b.fsopen(p, "tmpfs", "/dev")
-	for _, kv := range o.data {
+	for _, kv := range append(o.data, b.context()...) {
 		b.fsconfig(p, ctx, kv[0], kv[1], "/dev")
 	}
 	dev := b.fsmount(p, ctx, int(o.set&^unix.MOUNT_ATTR_RDONLY), "/dev")

@@ -114,7 +114,11 @@ func (b *builder) kernelMounts() error {
 
 func (b *builder) kernelMount(fstype, dest string, o options) call.Reg {
 	ctx := b.fsopen(b.child, fstype, dest)
-	for _, kv := range o.data {
+	data := o.data
+	if fstype != "proc" && fstype != "sysfs" {
+		data = append(data, b.context()...)
+	}
+	for _, kv := range data {
 		b.fsconfig(b.child, ctx, kv[0], kv[1], dest)
 	}
 	return b.fsmount(b.child, ctx, int(o.set), dest)

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/call"
+	"berth.internal/node/container/seccomp"
 )
 
 // ErrUnsupported is wrapped by errors about what a spec asks for and berth does
@@ -95,6 +96,8 @@ type Host struct {
 	// OverlayByName says that the kernel takes the layers of an overlay by name
 	// only, not by descriptor (before Linux 6.13).
 	OverlayByName bool
+	// AppArmor and SELinux say which security modules the kernel runs.
+	AppArmor, SELinux bool
 	// Dir reports whether the source of a bind is a directory.
 	Dir func(path string) (bool, error)
 }
@@ -195,6 +198,14 @@ func (b *builder) build() error {
 	}
 	b.leaveIDs()
 
+	lsm, err := labels(b.child, b.Host, b.spec.Process)
+	if err != nil {
+		return err
+	}
+	flags, err := seccomp.Flags(b.spec.Linux.Seccomp)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
 	b.begin()
 	if err := b.kernelMounts(); err != nil {
 		return err
@@ -223,7 +234,9 @@ func (b *builder) build() error {
 	if !b.Stdin && b.Detached == nil && !b.spec.Process.Terminal {
 		b.child.Call(unix.SYS_DUP3, call.Get(b.nullHere), call.Get(Stdin), call.Int(unix.O_CLOEXEC)).As("connect stdin")
 	}
-	return process(b.child, b.launch())
+	l := b.launch()
+	l.labels, l.flags = lsm, flags
+	return process(b.child, l)
 }
 
 // launch says how the container's first process begins.

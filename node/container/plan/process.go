@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/call"
+	"berth.internal/node/container/seccomp"
 )
 
 // DefaultPath is where commands are looked for by a process without PATH.
@@ -23,6 +24,8 @@ const lastSignal = 64
 type launch struct {
 	proc        *specs.Process
 	seccomp     []byte
+	flags       int      // SECCOMP_FILTER_FLAG_*
+	labels      []label  // see labels
 	root        call.Reg // the root directory, open
 	gate        func()   // adds what it waits for before execve; nil: nothing
 	files       int      // descriptors it gets from number 3 on, in registers from childRegs on
@@ -32,7 +35,7 @@ type launch struct {
 // process adds what makes the child the process of l: everything between a built
 // container and execve.
 func process(c *call.Program, l launch) error {
-	proc, seccomp, root := l.proc, l.seccomp, l.root
+	proc, root := l.proc, l.root
 	if err := checkProcess(proc); err != nil {
 		return err
 	}
@@ -63,10 +66,11 @@ func process(c *call.Program, l launch) error {
 	}
 	c.Call(unix.SYS_UMASK, call.Int(umask))
 
+	apply(c, l.labels)
 	filter := func() {
-		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(0), call.Filter(seccomp)).As("load the seccomp filter")
+		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As("load the seccomp filter")
 	}
-	if len(seccomp) > 0 && !proc.NoNewPrivileges {
+	if len(l.seccomp) > 0 && !proc.NoNewPrivileges {
 		filter() // needs the capabilities that go next
 	}
 	if err := identity(c, proc); err != nil {
@@ -74,7 +78,7 @@ func process(c *call.Program, l launch) error {
 	}
 	if proc.NoNewPrivileges {
 		c.Call(unix.SYS_PRCTL, call.Int(unix.PR_SET_NO_NEW_PRIVS), call.Int(1), call.Int(0), call.Int(0), call.Int(0)).As("set no_new_privs")
-		if len(seccomp) > 0 {
+		if len(l.seccomp) > 0 {
 			filter()
 		}
 	}
@@ -232,6 +236,7 @@ type ExecInput struct {
 	Spec    *specs.Spec // of the container
 	Process *specs.Process
 	Seccomp []byte
+	Host    Host
 	Pipe    [3]bool // which of its stdio are pipes
 	Files   int     // descriptors that it gets from number 3 on
 }
@@ -252,6 +257,14 @@ func ForExec(in ExecInput) (*Exec, error) {
 	parent, child := call.New(parentRegs), call.New(childRegs+call.Reg(in.Files))
 	adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe)
 
+	lsm, err := labels(child, in.Host, proc)
+	if err != nil {
+		return nil, err
+	}
+	flags, err := seccomp.Flags(s.Linux.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
 	wait(child, Sync) // until it is in the container's cgroup
 	var enter []int
 	if ns.flags&unix.CLONE_NEWPID != 0 {
@@ -265,7 +278,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 	root := child.Reg()
 	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(root).
 		As("open the container's root directory")
-	if err := process(child, launch{proc: proc, seccomp: in.Seccomp, root: root, files: in.Files}); err != nil {
+	if err := process(child, launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, root: root, files: in.Files}); err != nil {
 		return nil, err
 	}
 	if err := child.Check(); err != nil {

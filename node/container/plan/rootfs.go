@@ -155,6 +155,9 @@ func (b *builder) overlayMount(ctx call.Reg) call.Reg {
 	for _, opt := range []string{"index", "metacopy", "redirect_dir"} {
 		b.fsconfig(b.parent, ctx, opt, "off", theRoot)
 	}
+	for _, kv := range b.context() {
+		b.fsconfig(b.parent, ctx, kv[0], kv[1], theRoot)
+	}
 	return b.fsmount(b.parent, ctx, rootAttrs, theRoot)
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 
@@ -31,7 +32,8 @@ type architecture struct {
 // with x86-64.
 const x32Bit = 0x40000000
 
-// architectures are those of this processor that a profile may name.
+// architectures are those of this processor that a profile may name, but for x32,
+// which is none of its own.
 func architectures() map[specs.Arch]architecture {
 	if runtime.GOARCH == "arm64" {
 		return map[specs.Arch]architecture{
@@ -60,14 +62,31 @@ const (
 	offArgs   = 16
 )
 
+// Limits of a profile.
+const (
+	maxNames      = 1 << 14 // names of calls in all entries
+	maxConditions = 1 << 12 // in all entries, for each name
+)
+
+// Kernel is what a filter is compiled for.
+type Kernel struct {
+	// X32 says that the kernel runs programs of the x32 ABI. Otherwise its calls give
+	// ENOSYS, as they would from the kernel.
+	X32 bool
+}
+
 // Compile returns the instructions of the profile's filter, as struct
 // sock_filter. A call that is newer than all the profile knows gives ENOSYS
 // instead of an error of the default action, so that programs fall back to what
-// is older; so do calls of the x32 ABI. Names of calls that this kernel's
-// processor does not have mean nothing. Errors: ErrUnsupported.
-func Compile(p *specs.LinuxSeccomp) ([]byte, error) {
-	if len(p.Flags) > 0 || p.ListenerPath != "" {
-		return nil, fmt.Errorf("seccomp flags %v, listener %q: %w", p.Flags, p.ListenerPath, ErrUnsupported)
+// is older. Names of calls that this kernel's processor does not have mean
+// nothing. The profile's flags are not part of the filter: see Flags. Errors:
+// ErrUnsupported.
+func Compile(p *specs.LinuxSeccomp, k Kernel) ([]byte, error) {
+	if _, err := Flags(p); err != nil {
+		return nil, err
+	}
+	if err := checkSize(p); err != nil {
+		return nil, err
 	}
 	fallback, err := action(p.DefaultAction, p.DefaultErrnoRet)
 	if err != nil {
@@ -80,9 +99,10 @@ func Compile(p *specs.LinuxSeccomp) ([]byte, error) {
 			arches = append(arches, a)
 		}
 	}
+	x32 := k.X32 && native() == specs.ArchX86_64 && slices.Contains(p.Architectures, specs.ArchX32)
 	prog := program{load(offArch)}
 	for _, name := range arches {
-		body, err := filter(p, known[name], fallback)
+		body, err := filter(p, known[name], x32, fallback)
 		if err != nil {
 			return nil, err
 		}
@@ -128,8 +148,86 @@ type rule struct {
 	action     uint32
 }
 
-// filter returns the instructions for one architecture.
-func filter(p *specs.LinuxSeccomp, arch architecture, fallback uint32) (program, error) {
+// Flags returns those of the profile as SECCOMP_FILTER_FLAG_*, for seccomp(2).
+// Errors: ErrUnsupported.
+func Flags(p *specs.LinuxSeccomp) (int, error) {
+	if p == nil {
+		return 0, nil
+	}
+	if p.ListenerPath != "" || p.ListenerMetadata != "" {
+		return 0, fmt.Errorf("seccomp listener %q: %w", p.ListenerPath, ErrUnsupported)
+	}
+	flags := 0
+	for _, f := range p.Flags {
+		switch f {
+		case flagTSync: // of one thread, which is all there is
+			flags |= unix.SECCOMP_FILTER_FLAG_TSYNC
+		case specs.LinuxSeccompFlagLog:
+			flags |= unix.SECCOMP_FILTER_FLAG_LOG
+		case specs.LinuxSeccompFlagSpecAllow:
+			flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+		default:
+			return 0, fmt.Errorf("seccomp flag %q: %w", f, ErrUnsupported)
+		}
+	}
+	return flags, nil
+}
+
+// flagTSync is in the runtime-spec, but not in its Go package.
+const flagTSync specs.LinuxSeccompFlag = "SECCOMP_FILTER_FLAG_TSYNC"
+
+// checkSize refuses what would take too long to compile.
+func checkSize(p *specs.LinuxSeccomp) error {
+	names, conditions := 0, 0
+	for _, s := range p.Syscalls {
+		names += len(s.Names)
+		conditions += len(s.Names) * len(s.Args)
+	}
+	if names > maxNames || conditions > maxConditions {
+		return fmt.Errorf("seccomp profile has %d names of calls with %d conditions, at most %d and %d are possible", names, conditions, maxNames, maxConditions)
+	}
+	return nil
+}
+
+// filter returns the instructions for one architecture, those of x32 included if
+// asked for.
+func filter(p *specs.LinuxSeccomp, arch architecture, x32 bool, fallback uint32) (program, error) {
+	ranges, err := spans(p, arch.calls, 0, fallback)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case arch.audit != unix.AUDIT_ARCH_X86_64:
+	case x32:
+		more, err := spans(p, x32Calls(arch.calls), x32Bit, fallback)
+		if err != nil {
+			return nil, err
+		}
+		ranges = append(ranges, more...)
+	default:
+		ranges = append(ranges, span{x32Bit, program{ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))}})
+	}
+	return append(program{load(offNumber)}, bisect(ranges)...), nil
+}
+
+// x32Calls are the system calls of the x32 ABI without their bit: those of x86-64,
+// but for calls with structures of another size (arch/x86/entry/syscalls).
+func x32Calls(amd64 map[string]uint32) map[string]uint32 {
+	calls := maps.Clone(amd64)
+	for i, name := range []string{
+		"rt_sigaction", "rt_sigreturn", "ioctl", "readv", "writev", "recvfrom", "sendmsg", "recvmsg", "execve", "ptrace", "rt_sigpending",
+		"rt_sigtimedwait", "rt_sigqueueinfo", "sigaltstack", "timer_create", "mq_notify", "kexec_load", "waitid", "set_robust_list",
+		"get_robust_list", "vmsplice", "move_pages", "preadv", "pwritev", "rt_tgsigqueueinfo", "recvmmsg", "sendmmsg", "process_vm_readv",
+		"process_vm_writev", "setsockopt", "getsockopt", "io_setup", "io_submit", "execveat", "preadv2", "pwritev2",
+	} {
+		calls[name] = uint32(512 + i)
+	}
+	return calls
+}
+
+// spans returns what is done with the calls of one table, all of which have first
+// added to their numbers.
+func spans(p *specs.LinuxSeccomp, calls map[string]uint32, first, fallback uint32) ([]span, error) {
 	rules := map[uint32][]rule{}
 	newest := uint32(0)
 	for _, s := range p.Syscalls {
@@ -138,7 +236,7 @@ func filter(p *specs.LinuxSeccomp, arch architecture, fallback uint32) (program,
 			return nil, err
 		}
 		for _, name := range s.Names {
-			nr, ok := arch.calls[name]
+			nr, ok := calls[name]
 			if !ok {
 				continue
 			}
@@ -158,17 +256,14 @@ func filter(p *specs.LinuxSeccomp, arch architecture, fallback uint32) (program,
 		if err != nil {
 			return nil, err
 		}
-		add(nr, body)
+		add(first+nr, body)
 	}
 	beyond := fallback
 	if fallback&unix.SECCOMP_RET_ACTION_FULL != unix.SECCOMP_RET_ALLOW && fallback&unix.SECCOMP_RET_ACTION_FULL != unix.SECCOMP_RET_LOG {
 		beyond = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	}
-	add(newest+1, program{ret(beyond)})
-	if arch.audit == unix.AUDIT_ARCH_X86_64 {
-		add(x32Bit, program{ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))})
-	}
-	return append(program{load(offNumber)}, bisect(ranges)...), nil
+	add(first+newest+1, program{ret(beyond)})
+	return ranges, nil
 }
 
 // split returns the rules of an entry. Conditions on different arguments must

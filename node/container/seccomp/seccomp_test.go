@@ -62,6 +62,8 @@ func run(filter []byte, d data) (uint32, error) {
 			pc += int(k)
 		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
 			branch(acc == k)
+		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
+			branch(acc&k != 0)
 		case unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K:
 			branch(acc > k)
 		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
@@ -81,7 +83,7 @@ const (
 
 func compile(t testing.TB, p *specs.LinuxSeccomp) []byte {
 	t.Helper()
-	b, err := seccomp.Compile(p)
+	b, err := seccomp.Compile(p, seccomp.Kernel{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +209,7 @@ func TestActions(t *testing.T) {
 	} {
 		filter, err := seccomp.Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
 			{Names: []string{"read", "no_such_call"}, Action: tc.action, ErrnoRet: &num},
-		}})
+		}}, seccomp.Kernel{})
 		if err != nil || tc.err != "" {
 			if err == nil || err.Error() != tc.err {
 				t.Errorf("%s: %v, want %s", tc.action, err, tc.err)
@@ -234,7 +236,7 @@ func FuzzCompile(f *testing.F) {
 		if json.Unmarshal(text, &p) != nil {
 			return
 		}
-		filter, err := seccomp.Compile(&p)
+		filter, err := seccomp.Compile(&p, seccomp.Kernel{X32: true})
 		if err != nil {
 			return
 		}
