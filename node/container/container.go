@@ -144,7 +144,8 @@ type State struct {
 	Run int
 	// Next is when a restarting container begins again.
 	Next time.Time
-	// Last is how the run before this one ended, nil if this is the first.
+	// Last is how the run before this one ended, nil if this is the first; of a
+	// restarting container, how this one did.
 	Last *Exit
 
 	// ExitCode is that of the container's first process, 128 + Signal if a signal

@@ -29,6 +29,21 @@ type record struct {
 	Seccomp []byte      `json:"seccomp,omitempty"`
 	Rootfs  Rootfs      `json:"rootfs"`
 	Log     string      `json:"log,omitempty"`
+
+	// What else the container is begun again from, if it gets a restart policy later.
+	LogSize   int64 `json:"log_max_size,omitempty"`
+	LogFiles  int   `json:"log_max_files,omitempty"`
+	Stdin     bool  `json:"stdin,omitempty"`
+	StdinOnce bool  `json:"stdin_once,omitempty"`
+}
+
+// bundle returns what the container was made of.
+func (rec *record) bundle() Bundle {
+	return Bundle{
+		ID: rec.ID, Spec: rec.Spec, Rootfs: rec.Rootfs,
+		Log:   LogConfig{Path: rec.Log, MaxSize: rec.LogSize, MaxFiles: rec.LogFiles},
+		Stdin: rec.Stdin, StdinOnce: rec.StdinOnce,
+	}
 }
 
 const recordVersion = 1
@@ -63,7 +78,10 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if err != nil {
 		return err
 	}
-	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host})
+	if err := b.Restart.check(); err != nil {
+		return err
+	}
+	req, programs, err := r.request(b, bpf)
 	if err != nil {
 		return err
 	}
@@ -91,10 +109,10 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 			return err
 		}
 	}
+	req.Cgroup = r.groups.group(cgroupAt)
 	grouped := make(chan error, 1)
-	group := r.groups.group(cgroupAt)
 	go func() { grouped <- r.groups.make(cgroupAt, limits, rules) }() // while the shim starts
-	c, pid, err := r.spawn(b, bpf)
+	c, pid, err := r.spawn(b, bpf, &req, programs)
 	if gerr := <-grouped; gerr != nil {
 		if c != nil {
 			_ = c.Close() // which ends the shim
@@ -105,12 +123,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 		return err
 	}
 	defer closeConn(c)
-	prepare := p.Prepare.Encode()
-	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &shim.Create{
-		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
-		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send, Null: p.Null,
-		Prepare: len(prepare), Cgroup: group,
-	}}, append(prepare, p.Child.Encode()...))
+	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &req}, programs)
 	if err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it is this process's child, so the number is still its own
 		return r.explain(b.ID, err)
@@ -119,6 +132,22 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 		r.cfg.Log.Warn("container is created with less than asked", "container", b.ID, "warning", w)
 	}
 	return nil
+}
+
+// request returns what a shim is asked to create, but for the cgroup, and the
+// programs for it.
+func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host})
+	if err != nil {
+		return shim.Create{}, nil, err
+	}
+	prepare := p.Prepare.Encode()
+	return shim.Create{
+		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
+		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send, Null: p.Null,
+		Prepare: len(prepare),
+		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
+	}, append(prepare, p.Child.Encode()...), nil
 }
 
 // explain adds to an error of a shim that is gone what it said last.
@@ -137,12 +166,17 @@ func (r *Runtime) explain(id string, err error) error {
 
 // spawn starts the shim of a container and returns a connection to it. After an
 // error remove undoes what is left.
-func (r *Runtime) spawn(b Bundle, bpf []byte) (c *shim.Conn, pid int, err error) {
+func (r *Runtime) spawn(b Bundle, bpf []byte, req *shim.Create, programs []byte) (c *shim.Conn, pid int, err error) {
 	if err := os.Mkdir(r.path(b.ID), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, 0, err
 	}
 	if err := os.Remove(r.socket(b.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, err
+	}
+	if b.Restart.Policy != RestartNo {
+		if err := shim.WritePlan(r.path(b.ID, shim.PlanFile), *req, programs); err != nil {
+			return nil, 0, fmt.Errorf("write the plan of restarts: %w", err)
+		}
 	}
 	listener, err := shim.Listen(r.socket(b.ID))
 	if err != nil {
@@ -170,6 +204,7 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 	}
 	data, err := json.Marshal(record{
 		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: bpf, Rootfs: b.Rootfs, Log: b.Log.Path,
+		LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
 	})
 	if err != nil {
 		return 0, err

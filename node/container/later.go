@@ -11,19 +11,6 @@ func (r *Runtime) Resize(ctx context.Context, id string, size TerminalSize) erro
 // Resize sets the size of the process's terminal. Errors: ErrStatus if it has none.
 func (e *Exec) Resize(size TerminalSize) error { return ErrUnsupported }
 
-// WaitRun returns when that run of the container is over: it is stopped, restarting,
-// or in a later run. Errors: ErrNotFound.
-func (r *Runtime) WaitRun(ctx context.Context, id string, run int) (State, error) {
-	return State{}, ErrUnsupported
-}
-
-// SetRestart changes when the container begins again. One that is between two runs
-// and would not begin again is stopped. Errors: ErrNotFound; ErrStatus if it is
-// stopped.
-func (r *Runtime) SetRestart(ctx context.Context, id string, restart Restart) error {
-	return ErrUnsupported
-}
-
 // WatchOOM calls killed whenever the kernel killed a process of the container because
 // a memory limit was reached, until the container has stopped or ctx ends. Errors:
 // ErrNotFound.

@@ -131,17 +131,18 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error
 
 // State returns what is known of a container. Errors: ErrNotFound.
 func (r *Runtime) State(ctx context.Context, id string) (State, error) {
-	return r.state(ctx, id, shim.MethodState)
+	return r.state(ctx, id, shim.Request{Method: shim.MethodState})
 }
 
-// Wait returns when the container has stopped, at once if it has already.
-// Errors: ErrNotFound.
+// Wait returns when the container has stopped for good, at once if it has
+// already. Errors: ErrNotFound.
 func (r *Runtime) Wait(ctx context.Context, id string) (State, error) {
-	return r.state(ctx, id, shim.MethodWait)
+	return r.state(ctx, id, shim.Request{Method: shim.MethodWait})
 }
 
 // state asks the shim, or if there is none, the exit record.
-func (r *Runtime) state(ctx context.Context, id, method string) (State, error) {
+func (r *Runtime) state(ctx context.Context, id string, req shim.Request) (State, error) {
+	method := req.Method
 	there, err := r.exists(id)
 	if err != nil {
 		return State{}, fmt.Errorf("%s container %s: %w", method, id, err)
@@ -152,7 +153,7 @@ func (r *Runtime) state(ctx context.Context, id, method string) (State, error) {
 	if s, ok := r.readExit(id); ok {
 		return s, nil
 	}
-	resp, err := r.ask(ctx, id, shim.Request{Method: method})
+	resp, err := r.ask(ctx, id, req)
 	if err == nil {
 		s := stateOf(resp.State)
 		s.Paused = s.Status == StatusRunning && r.group(id).Frozen()
@@ -191,10 +192,19 @@ func stateOf(s *shim.State) State {
 	if s == nil {
 		return State{}
 	}
-	return State{
+	st := State{
 		ID: s.ID, Status: Status(s.Status), Pid: s.Pid, Created: s.Created, Started: s.Started, Finished: s.Finished,
+		Run: s.Run, Next: s.Next,
 		ExitCode: s.ExitCode, Signal: s.Signal, OOMKilled: s.OOMKilled, Error: s.Error, Warnings: s.Warnings,
 	}
+	if s.Run == 0 && !s.Started.IsZero() {
+		st.Run = 1 // its shim is too old to count
+	}
+	if s.Last != nil {
+		last := Exit(*s.Last)
+		st.Last = &last
+	}
+	return st
 }
 
 // lost stops a container whose shim is gone without an exit record: nobody
@@ -216,6 +226,9 @@ func (r *Runtime) lost(id string) (State, error) {
 	}
 	if rec, err := r.readRecord(id); err == nil {
 		s.Created = rec.Created
+	}
+	if last, ok := r.readLast(id); ok {
+		s.Run, s.Started, s.Last, s.Warnings = last.Run, last.Started, last.Last, last.Warnings
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -251,8 +264,8 @@ func (r *Runtime) awaitShim(id string) error {
 	}
 }
 
-// Delete removes a container that is stopped, or created and never started, with
-// all that the Runtime made for it: processes, cgroup, socket, bundle. What the
+// Delete removes a container that is stopped, between two runs, or created and
+// never started, with all that the Runtime made for it: processes, cgroup, socket, bundle. What the
 // Bundle named (Rootfs, Log) stays. A container that is not there is no error.
 // Errors: ErrStatus if it is running.
 func (r *Runtime) Delete(ctx context.Context, id string) error {
@@ -273,6 +286,10 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 		return err
 	case s.Status == StatusRunning:
 		return fmt.Errorf("%w: it is running", ErrStatus)
+	case s.Status == StatusRestarting:
+		if err := r.endRestarts(ctx, id); err != nil {
+			return err
+		}
 	case s.Status == StatusCreated:
 		if err := r.Kill(ctx, id, syscall.SIGKILL); err != nil && !errors.Is(err, ErrStatus) {
 			return err
@@ -299,10 +316,13 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 func (r *Runtime) remove(id string) error {
 	group := r.group(id)
 	errs := []error{group.Kill(killLimit), r.awaitShim(id), group.Remove(killLimit)}
-	names := []string{r.socket(id), r.path(id, shim.ExitFile), r.path(id, shimLogFile), r.path(id, cgroupFile)}
+	names := []string{
+		r.socket(id), r.path(id, shim.ExitFile), r.path(id, shim.LastFile), r.path(id, shim.PlanFile),
+		r.path(id, shim.PlanFile+".new"), r.path(id, shimLogFile), r.path(id, cgroupFile),
+	}
 	// A crash may have left temporary files of the records.
-	for _, name := range []string{shim.ExitFile, bundleFile} {
-		stray, _ := filepath.Glob(r.path(id, "."+name+".tmp-*"))
+	for _, record := range []string{shim.ExitFile, shim.LastFile, bundleFile} {
+		stray, _ := filepath.Glob(r.path(id, "."+record+".tmp-*"))
 		names = append(names, stray...)
 	}
 	for _, name := range append(names, r.path(id, bundleFile)) {

@@ -28,6 +28,8 @@ type Runtime struct {
 	host    plan.Host
 	filters filters
 
+	plans sync.Mutex // held while a plan is written for a container that has none
+
 	mu   sync.Mutex
 	busy map[string]bool // containers that are being created or deleted
 	// containers whose limits or freezer somebody changes; closed when they have

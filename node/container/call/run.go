@@ -64,6 +64,9 @@ func (m *machine) run() (at uint32, errno uintptr) {
 			if op.out != 0 {
 				*m.reg(op.out - 1) = r
 			}
+			if op.nr == syscall.SYS_CLOSE && op.inRegs&1 != 0 {
+				*m.reg(op.arg[0]) = Closed
+			}
 			pc = op.then
 			continue
 		}
@@ -188,14 +191,29 @@ func (c *Code) failure(i uint32, errno syscall.Errno) *Failure {
 	return &Failure{What: c.text(int(i)), Errno: errno, Command: c.ops[i].command}
 }
 
+// Closed is in a register whose descriptor was closed, or that nothing was put
+// into.
+const Closed = ^uintptr(0)
+
 // Run runs the program in this process, on a thread of its own while it takes.
 // The first registers are set to regs; all of them are returned, also after an
 // error. Warnings go to the descriptor status, for ParseReport to read.
 func (c *Code) Run(status int, regs []uintptr) ([]uintptr, error) {
 	m := c.machine(status, reportParent, regs)
-	runtime.LockOSThread()
-	at, errno := m.run()
-	runtime.UnlockOSThread()
+	for i := len(regs); i < len(c.regs); i++ {
+		c.regs[i] = Closed
+	}
+	var at uint32
+	var errno uintptr
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		runtime.LockOSThread()
+		if at, errno = m.run(); errno == 0 {
+			runtime.UnlockOSThread()
+		} // else the thread ends with this goroutine: it may have other ids or namespaces by now
+	}()
+	<-over
 	runtime.KeepAlive(c)
 	if errno != 0 {
 		return c.regs, c.failure(at, syscall.Errno(errno))

@@ -26,9 +26,14 @@ type Group struct {
 	Freezer string   `json:"freezer,omitempty"` // the one of Dirs with the freezer
 }
 
-// Join moves the process into the version 1 directories. In Unified it is born.
-func (g Group) Join(pid int) error {
-	for _, dir := range g.Dirs {
+// Join moves the process into the version 1 directories. In Unified it is born,
+// unless it was not and is moved there, too.
+func (g Group) Join(pid int, unified bool) error {
+	dirs := g.Dirs
+	if unified && g.Unified != "" {
+		dirs = g.all()
+	}
+	for _, dir := range dirs {
 		if err := Write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
 		}
@@ -94,18 +99,18 @@ func ignoreGone(err error) error {
 // resisted for limit.
 func (g Group) Kill(limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; {
-		if g.Unified != "" {
-			// One write for all; older kernels than 5.14 do not have it.
-			if err := ignoreGone(Write(filepath.Join(g.Unified, "cgroup.kill"), "1")); err != nil {
-				return fmt.Errorf("kill cgroup: %w", err)
-			}
-		}
 		pids, err := g.Pids()
 		if err != nil {
 			return fmt.Errorf("kill cgroup: %w", err)
 		}
 		if len(pids) == 0 {
 			return nil
+		}
+		if g.Unified != "" {
+			// One write for all; older kernels than 5.14 do not have it.
+			if err := ignoreGone(Write(filepath.Join(g.Unified, "cgroup.kill"), "1")); err != nil {
+				return fmt.Errorf("kill cgroup: %w", err)
+			}
 		}
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL) // it is gone, or is seen again in the next round

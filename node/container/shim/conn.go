@@ -89,16 +89,10 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.f.SetDeadline(t) }
 
 // Send sends v as JSON, with a blob and descriptors that may be empty.
 func (c *Conn) Send(v any, blob []byte, files ...*os.File) error {
-	body, err := json.Marshal(v)
+	msg, err := message(v, blob)
 	if err != nil {
 		return err
 	}
-	if len(body) > MaxMessage || len(blob) > MaxBlob {
-		return fmt.Errorf("message of %d + %d bytes is too long", len(body), len(blob))
-	}
-	msg := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
-	msg = binary.BigEndian.AppendUint32(msg, uint32(len(blob)))
-	msg = append(append(msg, body...), blob...)
 	var oob []byte
 	if len(files) > 0 {
 		fds := make([]int, len(files))
@@ -127,6 +121,20 @@ func (c *Conn) Send(v any, blob []byte, files ...*os.File) error {
 	return nil
 }
 
+// message returns v and blob as a message.
+func message(v any, blob []byte) ([]byte, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > MaxMessage || len(blob) > MaxBlob {
+		return nil, fmt.Errorf("message of %d + %d bytes is too long", len(body), len(blob))
+	}
+	msg := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	msg = binary.BigEndian.AppendUint32(msg, uint32(len(blob)))
+	return append(append(msg, body...), blob...), nil
+}
+
 // Receive reads a message into v. At the end of the connection it returns
 // io.EOF.
 func (c *Conn) Receive(v any) (blob []byte, files []*os.File, err error) {
@@ -151,7 +159,7 @@ func (c *Conn) Receive(v any) (blob []byte, files []*os.File, err error) {
 	if files, err = filesOf(oob[:oobn]); err != nil {
 		return nil, nil, err
 	}
-	if blob, err = c.body(head, n, v); err != nil {
+	if blob, err = body(c.f, head, n, v); err != nil {
 		closeAll(files)
 		return nil, nil, err
 	}
@@ -159,8 +167,8 @@ func (c *Conn) Receive(v any) (blob []byte, files []*os.File, err error) {
 }
 
 // body reads what follows the first n bytes of head.
-func (c *Conn) body(head []byte, n int, v any) ([]byte, error) {
-	if _, err := io.ReadFull(c.f, head[n:]); err != nil {
+func body(from io.Reader, head []byte, n int, v any) ([]byte, error) {
+	if _, err := io.ReadFull(from, head[n:]); err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
 	}
 	size, blobSize := binary.BigEndian.Uint32(head), binary.BigEndian.Uint32(head[4:])
@@ -168,7 +176,7 @@ func (c *Conn) body(head []byte, n int, v any) ([]byte, error) {
 		return nil, fmt.Errorf("receive: message of %d + %d bytes is too long", size, blobSize)
 	}
 	b := make([]byte, int(size)+int(blobSize))
-	if _, err := io.ReadFull(c.f, b); err != nil {
+	if _, err := io.ReadFull(from, b); err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
 	}
 	if err := json.Unmarshal(b[:size], v); err != nil {

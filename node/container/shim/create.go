@@ -65,18 +65,16 @@ func syncPair() (ours, theirs *os.File, err error) {
 
 // create builds the container. After an error the shim ends, and all that is
 // open with it.
-func (s *shim) create(c Create, blob []byte) error {
+func (s *shim) create(c Create, blob []byte) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != "" {
 		return failf(CodeStatus, "container exists already")
 	}
 	s.Create = c
-	plan, err := decode(blob, c.Prepare)
-	if err != nil {
+	if s.plan, err = decode(blob, c.Prepare); err != nil {
 		return err
 	}
-	s.plan = plan
 	log := new(logFile)
 	if c.Log != "" {
 		if log.f, err = os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640); err != nil {
@@ -87,17 +85,33 @@ func (s *shim) create(c Create, blob []byte) error {
 	if s.pidns, err = os.Open("/proc/self/ns/pid"); err != nil {
 		return err
 	}
-	streams, err := s.openStreams()
-	if err != nil {
+	s.state = State{Version: Version, ID: s.ID, Created: time.Now().UTC()}
+	if err = s.build(); err != nil {
+		s.state = State{}
 		return err
 	}
-	if err := s.fork(streams); err != nil {
+	s.state.Status = StatusCreated
+	go s.reap()
+	return nil
+}
+
+// build makes the container's stdio and its first process, up to where only the
+// command is missing.
+func (s *shim) build() error {
+	streams, err := s.openStreams()
+	if err == nil {
+		err = s.fork(streams)
+	}
+	closeAll(streams[:])
+	if err != nil {
+		s.closeStreams()
 		return err
 	}
 	for i, o := range []*output{&s.out, &s.err} {
-		s.copies.Go(func() { o.copy(s.outs[i]) })
+		from := s.outs[i]
+		o.begin()
+		s.copies.Go(func() { o.copy(from) })
 	}
-	go s.reap()
 	return nil
 }
 
@@ -106,6 +120,9 @@ func (s *shim) openStreams() (streams stdio, err error) {
 	if s.Stdin {
 		if s.stdin, streams[0], err = pipe(false); err != nil {
 			return streams, err
+		}
+		if s.StdinOnce && s.state.Run > 0 {
+			s.closeStdin() // it was, and is at its end
 		}
 	} else if streams[0], err = os.Open(os.DevNull); err != nil {
 		return streams, err
@@ -118,11 +135,30 @@ func (s *shim) openStreams() (streams stdio, err error) {
 	return streams, nil
 }
 
+func (s *shim) closeStdin() {
+	if s.stdin != nil {
+		_ = s.stdin.Close()
+		s.stdin = nil
+	}
+}
+
+// closeStreams closes the shim's ends of stdio that nobody copies.
+func (s *shim) closeStreams() {
+	s.closeStdin()
+	closeAll(s.outs[:])
+	s.outs = [2]*os.File{}
+}
+
 // fork forks the container's first process and takes it to where only its
 // command is missing.
-func (s *shim) fork(streams stdio) error {
+func (s *shim) fork(streams stdio) (err error) {
 	var theirSync, theirStatus *os.File
-	var err error
+	defer func() {
+		closeAll([]*os.File{theirSync, theirStatus})
+		if err != nil {
+			s.letGo()
+		}
+	}()
 	if s.sync, theirSync, err = syncPair(); err != nil {
 		return err
 	}
@@ -144,7 +180,7 @@ func (s *shim) fork(streams stdio) error {
 		netns = int(theirs.Fd())
 		f.Enter = []call.Namespace{{FD: netns, Own: int(own.Fd()), Type: unix.CLONE_NEWNET}}
 	}
-	if s.Cgroup.Unified != "" {
+	if s.Cgroup.Unified != "" && !s.killed {
 		dir, err := os.Open(s.Cgroup.Unified)
 		if err != nil {
 			return fmt.Errorf("open cgroup: %w", err)
@@ -156,10 +192,9 @@ func (s *shim) fork(streams stdio) error {
 	if err != nil {
 		return fmt.Errorf("fork into new namespaces: %w", err)
 	}
-	s.state = State{Version: Version, ID: s.ID, Status: StatusCreated, Pid: pid, Created: time.Now().UTC()}
-	s.pidfd = pidfd
+	s.state.Pid, s.first, s.pidfd = pid, pid, pidfd
 	if err := s.equip(pid, streams, int(theirStatus.Fd()), netns); err != nil {
-		s.abandon(pid)
+		s.abandon()
 		closeAll([]*os.File{theirSync, theirStatus})
 		if _, cerr := s.reports(s.plan); cerr != nil {
 			err = cerr // the child said why before this side noticed
@@ -172,16 +207,29 @@ func (s *shim) fork(streams stdio) error {
 		err = errors.New("the container's first process ended while it was built")
 	}
 	if err != nil {
-		s.abandon(pid)
+		s.abandon()
 	}
 	return err
 }
 
 // abandon ends a first process that was not completed.
-func (s *shim) abandon(pid int) {
+func (s *shim) abandon() {
+	if s.first == 0 {
+		return
+	}
 	_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
-	_, _ = unix.Wait4(pid, nil, 0, nil)
-	s.state = State{}
+	_, _ = unix.Wait4(s.first, nil, 0, nil) // if reap was faster, it does not know the number any more
+	s.state.Pid, s.first = 0, 0
+}
+
+// letGo closes what the shim has of a first process that is gone.
+func (s *shim) letGo() {
+	closeAll([]*os.File{s.sync, s.status, s.null})
+	s.sync, s.status, s.null = nil, nil, nil
+	if s.pidfd > 0 {
+		_ = unix.Close(s.pidfd)
+		s.pidfd = 0
+	}
 }
 
 // network opens the network namespace to enter, and the one to return to.
@@ -198,7 +246,7 @@ func (s *shim) network() (own, theirs *os.File, err error) {
 // equip gives the child what it cannot make itself: cgroups, ids, and the parts
 // that the first program makes.
 func (s *shim) equip(pid int, streams stdio, status, netns int) error {
-	if err := s.Cgroup.Join(pid); err != nil {
+	if err := s.Cgroup.Join(pid, s.killed); err != nil {
 		return err
 	}
 	proc := "/proc/" + strconv.Itoa(pid)
@@ -218,7 +266,15 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 		userns = int(f.Fd())
 	}
 	s.adjustOOM(proc, s.OOM)
-	regs, err := s.plan.prepare.Run(status, append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns)))
+	given := append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns))
+	regs, err := s.plan.prepare.Run(status, given)
+	defer func() {
+		for _, fd := range regs[min(len(given), len(regs)):] {
+			if fd != call.Closed {
+				_ = unix.Close(int(fd))
+			}
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -237,11 +293,6 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 		}
 		fds[i] = int(regs[r])
 	}
-	defer func() {
-		for _, fd := range fds {
-			_ = unix.Close(fd)
-		}
-	}()
 	for i := 0; i < len(fds); i += call.MaxReceive {
 		part := fds[i:min(i+call.MaxReceive, len(fds))]
 		if err := unix.Sendmsg(int(s.sync.Fd()), []byte{0}, unix.UnixRights(part...), nil, unix.MSG_NOSIGNAL); err != nil {
@@ -317,13 +368,26 @@ func readReports(status *os.File, p programs, warn func(string)) (ready bool, er
 	}
 }
 
-// start lets the container's first process execute its command.
+// start begins the first run: it lets the container's first process execute its
+// command.
 func (s *shim) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != StatusCreated || s.sync == nil {
 		return failf(CodeStatus, "container is %s", s.state.Status)
 	}
+	err := s.execute()
+	if err == nil {
+		s.state.Run = 1
+		return nil
+	}
+	code, exit := classify(err)
+	s.fate = &Exit{ExitCode: exit, Error: err.Error()}
+	return failf(code, "%v", err)
+}
+
+// execute lets the container's first process execute its command.
+func (s *shim) execute() error {
 	_, err := s.sync.Write([]byte{0}) // if it is dead already, that is how it stops
 	_ = s.sync.Close()
 	s.sync = nil
@@ -331,14 +395,12 @@ func (s *shim) start() error {
 		_, err = s.reports(s.plan)
 	}
 	_ = s.status.Close()
+	s.status = nil
 	s.plan = programs{} // not needed again
 	if err == nil {
 		s.state.Status, s.state.Started = StatusRunning, time.Now().UTC()
-		return nil
 	}
-	code, exit := classify(err)
-	s.fate = &State{ExitCode: exit, Error: err.Error()}
-	return failf(code, "%v", err)
+	return err
 }
 
 // classify says what an error of a program means for its caller, and which exit

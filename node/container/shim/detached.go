@@ -79,13 +79,17 @@ func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File
 		return nil, err
 	}
 	s.given = &detached{start: files[3], report: files[4], reports: files[5], files: files[6:]}
+	s.state = State{Version: Version, ID: s.ID, Created: time.Now().UTC()}
 	if err := s.fork(stdio(files[:3])); err != nil {
+		s.state = State{}
 		code, _ := classify(err)
 		return nil, failf(code, "%v", err)
 	}
+	s.state.Status = StatusCreated
 	if req.Detached.Pause {
 		if err := s.pause(c); err != nil {
-			s.abandon(s.state.Pid)
+			s.abandon()
+			s.state = State{}
 			code, _ := classify(err)
 			return nil, failf(code, "%v", err)
 		}

@@ -52,6 +52,8 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 // devNull returns a descriptor of the container's /dev/null, or the node's for one
 // that has none.
 func (s *shim) devNull() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.null == nil {
 		return os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	}
@@ -76,7 +78,10 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited c
 		Status: int(theirStatus.Fd()),
 		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0), s.given.further()...),
 	}
-	if s.Cgroup.Unified != "" {
+	s.mu.Lock()
+	born := s.Cgroup.Unified != "" && !s.killed
+	s.mu.Unlock()
+	if born {
 		dir, err := os.Open(s.Cgroup.Unified)
 		if err != nil {
 			return 0, nil, fmt.Errorf("open cgroup: %w", err)
@@ -91,7 +96,7 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited c
 	}
 	_ = theirSync.Close()
 	s.mu.Lock()
-	err = s.Cgroup.Join(pid)
+	err = s.Cgroup.Join(pid, !born)
 	s.adjustOOM("/proc/"+strconv.Itoa(pid), e.OOM)
 	s.mu.Unlock()
 	if err == nil {
@@ -144,6 +149,7 @@ func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitSta
 	}
 	exited := make(chan unix.WaitStatus, 1)
 	s.execs[pid] = exited
+	s.hasForked()
 	if e.Once != nil {
 		s.given.process = os.NewFile(uintptr(pidfd), "process")
 		go s.reap()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -62,7 +63,10 @@ func run() error {
 	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0) // for ps only
 	unix.CloseOnExec(listener)
 	unix.Umask(0)
-	s := &shim{done: make(chan struct{}), execs: map[int]chan unix.WaitStatus{}}
+	s := &shim{
+		done: make(chan struct{}), turn: make(chan struct{}), forked: make(chan struct{}, 1),
+		execs: map[int]chan unix.WaitStatus{},
+	}
 	return s.serve(os.NewFile(listener, "listener"))
 }
 
@@ -79,16 +83,25 @@ type shim struct {
 	requests sync.WaitGroup // those that still get an answer
 	copies   sync.WaitGroup // of stdout and stderr
 
-	mu    sync.Mutex // for all below, and held while something is forked
-	state State
-	pidfd int
-	plan  programs
-	outs  [2]*os.File // what the copies read
-	execs map[int]chan unix.WaitStatus
-	given *detached     // what a container without a shim was given by its caller
-	fate  *State        // what the exit record shall say of a command that could not be executed
-	done  chan struct{} // closed when the exit record is on disk
-	end   sync.Once     // closes done
+	forked chan struct{} // holds a token if something was forked since reap has seen no child
+
+	mu     sync.Mutex // for all below, and held while something is forked
+	state  State
+	first  int // number of the container's first process; 0: it was waited for
+	pidfd  int // of it
+	plan   programs
+	outs   [2]*os.File // what the copies read
+	execs  map[int]chan unix.WaitStatus
+	given  *detached     // what a container without a shim was given by its caller
+	fate   *Exit         // what shall be said of a command that could not be executed
+	before *Exit         // the run before the last one, while restarting
+	delays backoff       // before this run
+	ooms   int           // processes that the kernel killed for memory in former runs
+	timer  *time.Timer   // of the next run
+	killed bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
+	turn   chan struct{} // closed when a run is over, and made anew
+	done   chan struct{} // closed when the exit record is on disk
+	end    sync.Once     // closes done
 }
 
 // serve answers requests until the container is gone and everybody knows.
@@ -183,9 +196,11 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		after = settle
 	case req.Method == MethodState:
 	case req.Method == MethodWait:
-		s.wait(c)
+		s.wait(c, req.Run)
 	case req.Method == MethodKill && req.Kill != nil:
 		err = s.kill(unix.Signal(req.Kill.Signal))
+	case req.Method == MethodRestart && req.Restart != nil:
+		err = s.setRestart(*req.Restart)
 	case req.Method == MethodAttach && req.Attach != nil:
 		give, after, err = s.attach(*req.Attach, files)
 		files = nil
@@ -205,6 +220,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	}
 	s.mu.Lock()
 	state := s.state
+	state.Warnings = slices.Clone(state.Warnings)
 	s.mu.Unlock()
 	resp.State = &state
 	return resp, give, after
@@ -216,20 +232,42 @@ func settle(error) {
 	debug.FreeOSMemory()
 }
 
-// wait returns when the container is stopped, or who asked is gone.
-func (s *shim) wait(c *Conn) {
+// wait returns when that run of the container is over, 0: when it is stopped, or
+// who asked is gone.
+func (s *shim) wait(c *Conn, run int) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		_, _ = c.f.Read(make([]byte, 1)) // nothing more is sent: it is the end
 	}()
-	select {
-	case <-s.done:
-	case <-gone:
-		return
+	for {
+		over, turn := s.isOver(run)
+		if over {
+			break
+		}
+		select {
+		case <-turn:
+		case <-s.done:
+		case <-gone:
+			return
+		}
 	}
 	_ = c.SetDeadline(time.Now())
 	<-gone
+}
+
+// isOver reports whether that run is, 0: the last one. If it is not, turn is
+// closed when one is.
+func (s *shim) isOver(run int) (over bool, turn <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+		return true, nil
+	default:
+	}
+	st := &s.state
+	return run > 0 && (st.Run > run || st.Run == run && st.Status == StatusRestarting), s.turn
 }
 
 // kill sends a signal to the container's first process.
@@ -278,10 +316,15 @@ func (s *shim) attach(a Attach, files []*os.File) (give []*os.File, after func(e
 	}
 	stdin := s.stdin
 	if s.StdinOnce {
-		s.stdin = nil
-		after = func(error) { _ = stdin.Close() } // from here on the agent's copy is the only one
+		s.stdin = nil // from here on the agent's copy is the only one
+	} else {
+		fd, err := unix.FcntlInt(stdin.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the run may end while it is sent
+		if err != nil {
+			return nil, nil, fmt.Errorf("copy standard input: %w", err)
+		}
+		stdin = os.NewFile(uintptr(fd), "stdin")
 	}
-	return []*os.File{stdin}, after, nil
+	return []*os.File{stdin}, func(error) { _ = stdin.Close() }, nil
 }
 
 func count(flags ...bool) int {

@@ -30,6 +30,8 @@ const (
 	MethodAttach = "attach"
 	MethodExec   = "exec"
 	MethodGo     = "go" // on the connection of a create that pauses
+	// MethodRestart sets the restart policy.
+	MethodRestart = "set_restart"
 )
 
 // Request is what a shim is asked to do.
@@ -40,6 +42,11 @@ type Request struct {
 	Kill    *Kill   `json:"kill,omitempty"`
 	Attach  *Attach `json:"attach,omitempty"` // descriptors: where stdout, stderr are written to, as chosen
 	Exec    *Exec   `json:"exec,omitempty"`   // blob: the programs Prepare and Child; descriptors: stdin, stdout, stderr, as chosen
+
+	// Run is for MethodWait: wait for the end of that run only. A shim that does not
+	// know it begins no second one.
+	Run     int      `json:"run,omitempty"`
+	Restart *Restart `json:"restart,omitempty"`
 }
 
 // Create is the container.
@@ -58,6 +65,7 @@ type Create struct {
 	Null      call.Reg     `json:"null,omitempty"` // the container's /dev/null among the registers of Prepare; 0: none
 	Prepare   int          `json:"prepare"`        // size of that program in the blob
 	Cgroup    cgroup.Group `json:"cgroup"`
+	Restart   Restart      `json:"restart,omitzero"` // if it is set, PlanFile is there
 	// Detached makes a container without a shim: this process leaves when it is
 	// created. Descriptors: see detached.go.
 	Detached *Detached `json:"detached,omitempty"`
@@ -69,6 +77,19 @@ type Detached struct {
 	// after a request MethodGo.
 	Pause bool `json:"pause,omitempty"`
 }
+
+// Restart is after which ends of its program a container begins again.
+type Restart struct {
+	Policy string `json:"policy,omitempty"` // always, unless-stopped (which is the same here), on-failure; "": never
+	Max    int    `json:"max,omitempty"`    // how often at most, for on-failure; 0: without end
+}
+
+// Restart policies.
+const (
+	RestartAlways        = "always"
+	RestartUnlessStopped = "unless-stopped"
+	RestartOnFailure     = "on-failure"
+)
 
 // Kill is a signal for the container's first process.
 type Kill struct {
@@ -131,9 +152,10 @@ func failf(code, format string, args ...any) *Error {
 
 // What a container is.
 const (
-	StatusCreated = "created"
-	StatusRunning = "running"
-	StatusStopped = "stopped"
+	StatusCreated    = "created"
+	StatusRunning    = "running"
+	StatusRestarting = "restarting" // between two runs
+	StatusStopped    = "stopped"
 )
 
 // State is a container as its shim knows it; the exit record is the last one.
@@ -150,7 +172,29 @@ type State struct {
 	OOMKilled bool      `json:"oom_killed,omitempty"`
 	Error     string    `json:"error,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"`
+	Run       int       `json:"run,omitempty"`  // the run there is or was last, from 1
+	Next      time.Time `json:"next,omitzero"`  // when the next one begins, if it is restarting
+	Last      *Exit     `json:"last,omitempty"` // of the run before this one; if it is restarting, of this one
 }
+
+// Exit is how a run ended.
+type Exit struct {
+	Started   time.Time `json:"started,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
+	ExitCode  int       `json:"exit_code"`
+	Signal    int       `json:"signal,omitempty"`
+	OOMKilled bool      `json:"oom_killed,omitempty"`
+	Error     string    `json:"error,omitempty"`
+}
+
+// LastFile is the name of the file in the bundle that has the state as it was
+// when the last restart was announced.
+const LastFile = "last.json"
+
+// PlanFile is the name of the file in the bundle that has what a container is
+// begun again from: Create and its programs, as in a request. It is there if a
+// restart policy was ever set.
+const PlanFile = "plan"
 
 // ExitFile is the name of the exit record in the bundle. A container that has
 // one is stopped.

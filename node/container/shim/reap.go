@@ -27,44 +27,54 @@ func exitCode(ws unix.WaitStatus) int {
 	return ws.ExitStatus()
 }
 
-// reap waits for all children until the container's first process and all
-// others have ended: processes of exec, and what these leave behind.
+// hasForked tells reap that there may be a child again.
+func (s *shim) hasForked() {
+	select {
+	case s.forked <- struct{}{}:
+	default:
+	}
+}
+
+// reap waits for all children: the container's first process, processes of exec,
+// and what these leave behind.
 func (s *shim) reap() {
-	finishing := false
 	for {
 		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, unix.WALL, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil {
-			return // ECHILD: none is left
+		if err != nil { // ECHILD: none is left
+			select {
+			case <-s.forked:
+				continue
+			case <-s.done:
+				return
+			}
 		}
 		s.mu.Lock() // whoever forked it has registered it by now
 		exited, isExec := s.execs[pid]
 		delete(s.execs, pid)
-		first := pid == s.state.Pid && !finishing
+		first := pid == s.first
+		if first {
+			s.first = 0
+		}
 		s.mu.Unlock()
 		switch {
 		case isExec:
 			exited <- ws
 		case first:
-			finishing = true
 			go s.finish(ws)
 		}
 	}
 }
 
-// finish writes down how the container ended, and tells everybody.
+// finish ends a run after its first process.
 func (s *shim) finish(ws unix.WaitStatus) {
 	ended := time.Now().UTC()
 	if s.Flags&unix.CLONE_NEWPID == 0 {
 		// The kernel ends what is left only in a pid namespace.
-		if err := s.Cgroup.Kill(killLimit); err != nil {
-			s.mu.Lock()
-			s.warn(err.Error())
-			s.mu.Unlock()
-		}
+		s.killRest()
 	}
 	// Somebody outside of the container may hold its output, which then never ends.
 	limit := time.AfterFunc(drainLimit, func() {
@@ -83,37 +93,71 @@ func (s *shim) finish(ws unix.WaitStatus) {
 	case <-time.After(2 * drainLimit): // somebody is attached and does not read; they get the rest when they do
 	}
 	s.mu.Lock()
-	if s.sync != nil { // never started
-		_ = s.sync.Close()
-		s.sync = nil
+	defer s.mu.Unlock()
+	e := s.exit(ws, ended)
+	if s.goesOn(e) { // the next run's output comes after this one's
+		s.mu.Unlock()
+		s.out.hurry(readLimit)
+		s.err.hurry(readLimit)
+		<-drained
+		s.mu.Lock()
 	}
-	st := &s.state
-	st.Status, st.Pid, st.Finished = StatusStopped, 0, ended
-	st.ExitCode = exitCode(ws)
+	s.over(e)
+}
+
+// killRest kills what is left in the container's cgroup.
+func (s *shim) killRest() {
+	pids, err := s.Cgroup.Pids()
+	if err == nil && len(pids) > 0 {
+		s.mu.Lock()
+		s.killed = true
+		s.mu.Unlock()
+		err = s.Cgroup.Kill(killLimit)
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.warn(err.Error())
+		s.mu.Unlock()
+	}
+}
+
+// exit returns how the run ended. s.mu is held.
+func (s *shim) exit(ws unix.WaitStatus, ended time.Time) Exit {
+	e := Exit{Started: s.state.Started, Finished: ended, ExitCode: exitCode(ws)}
 	if ws.Signaled() {
-		st.Signal = int(ws.Signal())
+		e.Signal = int(ws.Signal())
 	}
 	if s.fate != nil {
-		st.ExitCode, st.Signal, st.Error = s.fate.ExitCode, 0, s.fate.Error
+		e.ExitCode, e.Signal, e.Error = s.fate.ExitCode, 0, s.fate.Error
 	}
-	st.OOMKilled = s.Cgroup.OOMKills() > 0
+	kills := s.Cgroup.OOMKills()
+	e.OOMKilled = kills > s.ooms
+	s.ooms = kills
+	return e
+}
+
+// stop ends the container, whose last run ended like that. s.mu is held.
+func (s *shim) stop(e Exit) {
+	st := &s.state
+	st.Status, st.Pid, st.Next = StatusStopped, 0, time.Time{}
+	st.Started, st.Finished = e.Started, e.Finished
+	st.ExitCode, st.Signal, st.OOMKilled, st.Error = e.ExitCode, e.Signal, e.OOMKilled, e.Error
 	if lost := s.out.log.lost; lost != nil {
 		s.warn("write log: " + lost.Error())
 	}
-	if err := s.record(); err != nil {
+	if err := s.record(ExitFile); err != nil {
 		st.Error = err.Error() // those that listen now still learn how it ended
 	}
-	s.mu.Unlock()
 	s.out.hurry(readLimit)
 	s.err.hurry(readLimit)
 	s.end.Do(func() { close(s.done) })
 }
 
-// record writes the exit record.
-func (s *shim) record() error {
+// record writes the state to a file of the bundle.
+func (s *shim) record(name string) error {
 	b, err := json.Marshal(s.state)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(s.Bundle, ExitFile), append(b, '\n'), 0o600)
+	return durable.WriteFile(filepath.Join(s.Bundle, name), append(b, '\n'), 0o600)
 }

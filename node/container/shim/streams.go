@@ -36,6 +36,13 @@ func (o *output) attach(sink *os.File) {
 	o.sinks = append(o.sinks, sink)
 }
 
+// begin makes it ready for a run.
+func (o *output) begin() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = false
+}
+
 // copy carries until from ends, and closes all sinks then.
 func (o *output) copy(from *os.File) {
 	buf := make([]byte, logLine)
@@ -60,14 +67,17 @@ func (o *output) copy(from *os.File) {
 	o.sinks = nil
 }
 
+// maxPipe is the most that a pipe holds, unless root has made it larger.
+const maxPipe = 1 << 20
+
 // rest carries what is in the pipe already: somebody outside of the container
-// holds its other end, so it may never end.
+// holds its other end, so it may never end, and may write faster than this reads.
 func (o *output) rest(from *os.File, buf []byte) {
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return
 	}
-	for n := 1; n > 0; {
+	for n, left := 1, maxPipe; n > 0 && left > 0; left -= n {
 		if err := raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) }); err != nil {
 			return
 		}
