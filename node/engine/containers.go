@@ -16,7 +16,7 @@ import (
 
 // listContainers answers GET /containers/json: 200.
 func (e *Engine) listContainers(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status")
+	f, err := readFilters(r, "ancestor", "before", "exited", "health", "id", "is-task", "label", "name", "network", "since", "status", "volume")
 	if err != nil {
 		return err
 	}
@@ -73,6 +73,11 @@ func (e *Engine) picker(f filters) (func(host.Container) bool, error) {
 			return nil, invalid("invalid filter 'status=%s'", s)
 		}
 	}
+	for _, s := range f["health"] {
+		if err := container.ValidateHealthStatus(container.HealthStatus(s)); err != nil {
+			return nil, invalid("invalid filter 'health=%s'", s)
+		}
+	}
 	for _, s := range f["exited"] {
 		if _, err := strconv.Atoi(s); err != nil {
 			return nil, invalid("invalid filter 'exited=%s'", s)
@@ -81,7 +86,12 @@ func (e *Engine) picker(f filters) (func(host.Container) bool, error) {
 	return func(c host.Container) bool {
 		return f.match("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
 			f.match("name", func(v string) bool { return matchName(c.Name, v) }) &&
-			f.match("status", func(v string) bool { return string(c.State.Status) == v }) &&
+			f.match("status", func(v string) bool { return string(stateOf(c.State)) == v }) &&
+			f.match("health", func(v string) bool { return healthOf(c.State) == v }) &&
+			f.match("is-task", func(v string) bool { return v == "false" || v == "0" }) &&
+			f.match("volume", func(v string) bool {
+				return slices.ContainsFunc(c.Spec.Mounts, func(m host.Mount) bool { return m.Source == v || m.Target == v })
+			}) &&
 			f.match("network", func(v string) bool { return string(c.Spec.Network) == v }) &&
 			f.match("exited", func(v string) bool {
 				return c.State.Status == host.Exited && strconv.Itoa(c.State.ExitCode) == v
@@ -91,6 +101,14 @@ func (e *Engine) picker(f filters) (func(host.Container) bool, error) {
 			(before.IsZero() || c.Created.Before(before)) &&
 			(since.IsZero() || c.Created.After(since))
 	}, nil
+}
+
+// healthOf is how a container is, in Docker's word.
+func healthOf(s host.State) string {
+	if s.Health == nil {
+		return string(container.NoHealthcheck)
+	}
+	return string(s.Health.Status)
 }
 
 // matchName finds the pattern in the name as Docker shows it, with a slash in
@@ -242,7 +260,16 @@ func (e *Engine) waitContainer(w http.ResponseWriter, r *http.Request) error {
 func statusText(s host.State, now time.Time) string {
 	switch s.Status {
 	case host.Running:
-		return "Up " + units.HumanDuration(now.Sub(s.Started))
+		up := "Up " + units.HumanDuration(now.Sub(s.Started))
+		switch {
+		case s.Paused:
+			return up + " (Paused)"
+		case s.Health != nil && s.Health.Status == host.Starting:
+			return up + " (health: starting)"
+		case s.Health != nil:
+			return up + " (" + string(s.Health.Status) + ")"
+		}
+		return up
 	case host.Restarting:
 		return "Restarting (" + strconv.Itoa(s.ExitCode) + ") " + units.HumanDuration(now.Sub(s.Finished)) + " ago"
 	case host.Exited:

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/netip"
 	"path"
 	"slices"
 	"sort"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/moby/api/types/network"
 
 	"berth.internal/node/host"
 )
@@ -99,14 +97,16 @@ func readSpec(body []byte) (spec host.Spec, warnings []string, err error) {
 	if req.HostConfig == nil {
 		req.HostConfig = new(container.HostConfig)
 	}
-	spec = configSpec(req.Config)
+	if spec, err = configSpec(req.Config); err != nil {
+		return spec, nil, err
+	}
 	warnings, err = addHostConfig(&spec, req.HostConfig)
 	return spec, warnings, err
 }
 
 // configSpec translates the part of a create request that is not about the
 // host.
-func configSpec(c *container.Config) host.Spec {
+func configSpec(c *container.Config) (host.Spec, error) {
 	spec := host.Spec{
 		Image: c.Image,
 		Process: host.Process{
@@ -115,104 +115,18 @@ func configSpec(c *container.Config) host.Spec {
 		Hostname: c.Hostname, Domainname: c.Domainname, Labels: c.Labels,
 		OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce,
 		Attached:   host.Attached{Stdin: c.AttachStdin, Stdout: c.AttachStdout, Stderr: c.AttachStderr},
-		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
+		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout, Tty: c.Tty,
+	}
+	if hc := c.Healthcheck; hc != nil {
+		spec.Health = &host.Health{
+			Test: hc.Test, Interval: hc.Interval, Timeout: hc.Timeout, StartPeriod: hc.StartPeriod, StartInterval: hc.StartInterval, Retries: hc.Retries,
+		}
 	}
 	for p := range c.ExposedPorts {
 		spec.Exposed = append(spec.Exposed, p.String())
 	}
 	sort.Strings(spec.Exposed)
-	return spec
-}
-
-// addHostConfig translates the part of a create request that is about the host.
-func addHostConfig(spec *host.Spec, hc *container.HostConfig) (warnings []string, err error) {
-	spec.AutoRemove = hc.AutoRemove
-	spec.HostUsers = hc.UsernsMode.IsHost()
-	spec.ReadOnly = hc.ReadonlyRootfs
-	spec.CapAdd, spec.CapDrop = hc.CapAdd, hc.CapDrop
-	spec.ShmSize, spec.OOMScoreAdj, spec.Sysctls = hc.ShmSize, hc.OomScoreAdj, hc.Sysctls
-	spec.Process.Groups = hc.GroupAdd
-	if !hc.UsernsMode.Valid() {
-		return nil, invalid("invalid userns mode: %s", hc.UsernsMode)
-	}
-	if spec.Network, warnings, err = networkOf(hc); err != nil {
-		return nil, err
-	}
-	if spec.Resources, err = resourcesOf(hc); err != nil {
-		return nil, err
-	}
-	for _, u := range hc.Ulimits {
-		if u.Hard < u.Soft && u.Hard != -1 || u.Soft == -1 && u.Hard != -1 {
-			return nil, invalid("ulimit soft limit must be less than or equal to hard limit: %s", u)
-		}
-		spec.Rlimits = append(spec.Rlimits, host.Rlimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
-	}
-	for _, opt := range hc.SecurityOpt {
-		switch opt {
-		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true":
-			spec.NoNewPrivs = true
-		default:
-			return nil, unsupported("HostConfig.SecurityOpt %q is not supported yet; there is no-new-privileges", opt)
-		}
-	}
-	for _, h := range hc.ExtraHosts {
-		name, addr, ok := strings.Cut(h, ":")
-		if addr == "host-gateway" {
-			return nil, unsupported("HostConfig.ExtraHosts %q is not supported yet: there is no gateway without a bridge", h)
-		}
-		ip, err := netip.ParseAddr(strings.Trim(addr, "[]"))
-		if !ok || name == "" || err != nil {
-			return nil, invalid("bad format for add-host: %q", h)
-		}
-		spec.ExtraHosts = append(spec.ExtraHosts, host.Alias{Name: name, Address: ip.String()})
-	}
-	if spec.Mounts, err = mountsOf(hc); err != nil {
-		return nil, err
-	}
-	return warnings, nil
-}
-
-// networkOf decides what network the container gets.
-func networkOf(hc *container.HostConfig) (n host.Network, warnings []string, err error) {
-	switch mode := hc.NetworkMode; mode {
-	case "", network.NetworkDefault:
-		n = host.NetworkNone
-		warnings = []string{"No network was asked for and this node has no bridge yet: the container runs with --network none. Use --network host for the node's network."}
-	case network.NetworkNone, network.NetworkHost:
-		n = host.Network(mode)
-	default:
-		return "", nil, unsupported("HostConfig.NetworkMode: network %s is not supported yet; use --network host or none", mode)
-	}
-	if len(hc.PortBindings) > 0 {
-		if n != host.NetworkHost {
-			return "", nil, unsupported("HostConfig.PortBindings: publishing ports is not supported yet; use --network host")
-		}
-		warnings = append(warnings, "Published ports are discarded when using host network mode")
-	}
-	return n, warnings, nil
-}
-
-// resourcesOf translates the limits.
-func resourcesOf(hc *container.HostConfig) (host.Resources, error) {
-	res := host.Resources{
-		Memory: hc.Memory, MemorySwap: hc.MemorySwap, MemoryReservation: hc.MemoryReservation,
-		CPUShares: hc.CPUShares, CPUQuota: hc.CPUQuota, CPUPeriod: hc.CPUPeriod,
-		CpusetCPUs: hc.CpusetCpus, CpusetMems: hc.CpusetMems,
-	}
-	if n := hc.NanoCPUs; n != 0 {
-		const period = 100_000 // microseconds
-		switch {
-		case n < 0:
-			return res, invalid("invalid number of CPUs (NanoCpus %d)", n)
-		case hc.CPUQuota != 0 || hc.CPUPeriod != 0:
-			return res, invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set")
-		}
-		res.CPUPeriod, res.CPUQuota = period, n*period/1e9
-	}
-	if hc.PidsLimit != nil && *hc.PidsLimit > 0 { // 0 and -1: no limit
-		res.Pids = *hc.PidsLimit
-	}
-	return res, nil
+	return spec, nil
 }
 
 // mountsOf translates the three ways to ask for a mount.
@@ -260,6 +174,9 @@ func mountsOf(hc *container.HostConfig) (mounts []host.Mount, err error) {
 }
 
 func tmpfsOptions(o *mount.TmpfsOptions) (opts []string) {
+	for _, opt := range o.Options {
+		opts = append(opts, strings.Join(opt, "="))
+	}
 	if o.SizeBytes > 0 {
 		opts = append(opts, "size="+strconv.FormatInt(o.SizeBytes, 10))
 	}

@@ -11,32 +11,33 @@ import (
 // with everything below it. Elements of lists have the path of their list.
 var honoured = set(`
 	Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts OpenStdin StdinOnce
-	Env Cmd Image WorkingDir Entrypoint Labels StopSignal StopTimeout
+	Env Cmd Image WorkingDir Entrypoint Labels StopSignal StopTimeout Tty
+	Healthcheck.Test Healthcheck.Interval Healthcheck.Timeout Healthcheck.StartPeriod Healthcheck.StartInterval
+	Healthcheck.Retries
 	HostConfig.Binds HostConfig.NetworkMode HostConfig.AutoRemove HostConfig.CapAdd HostConfig.CapDrop
 	HostConfig.ExtraHosts HostConfig.GroupAdd HostConfig.OomScoreAdj HostConfig.ReadonlyRootfs
 	HostConfig.SecurityOpt HostConfig.Tmpfs HostConfig.UsernsMode HostConfig.ShmSize HostConfig.Sysctls
-	HostConfig.PortBindings
+	HostConfig.PortBindings HostConfig.LogConfig HostConfig.RestartPolicy HostConfig.ConsoleSize HostConfig.Annotations
+	HostConfig.CgroupnsMode HostConfig.IpcMode HostConfig.PidMode HostConfig.UTSMode HostConfig.Privileged
+	HostConfig.Init HostConfig.Runtime HostConfig.Umask HostConfig.MaskedPaths HostConfig.ReadonlyPaths
+	HostConfig.Devices HostConfig.DeviceCgroupRules HostConfig.BlkioWeight HostConfig.BlkioWeightDevice
+	HostConfig.BlkioDeviceReadBps HostConfig.BlkioDeviceWriteBps HostConfig.BlkioDeviceReadIOps
+	HostConfig.BlkioDeviceWriteIOps HostConfig.CpuRealtimePeriod HostConfig.CpuRealtimeRuntime
+	HostConfig.MemorySwappiness HostConfig.OomKillDisable
 	HostConfig.CpuShares HostConfig.Memory HostConfig.NanoCpus HostConfig.CpuPeriod HostConfig.CpuQuota
 	HostConfig.CpusetCpus HostConfig.CpusetMems HostConfig.MemoryReservation HostConfig.MemorySwap
 	HostConfig.PidsLimit HostConfig.Ulimits
 	HostConfig.Mounts.Type HostConfig.Mounts.Source HostConfig.Mounts.Target HostConfig.Mounts.ReadOnly
 	HostConfig.Mounts.BindOptions.Propagation HostConfig.Mounts.BindOptions.NonRecursive
 	HostConfig.Mounts.BindOptions.CreateMountpoint
-	HostConfig.Mounts.TmpfsOptions.SizeBytes HostConfig.Mounts.TmpfsOptions.Mode`)
+	HostConfig.Mounts.TmpfsOptions.SizeBytes HostConfig.Mounts.TmpfsOptions.Mode
+	HostConfig.Mounts.TmpfsOptions.Options`)
 
 // neutral lists values of other fields that ask for what the node does anyway,
 // as JSON. Beside them there are null, false, 0, "", [] and {}.
 var neutral = map[string][]string{
-	"Healthcheck.Test":              {`["NONE"]`}, // no check, also if the image has one
-	"HostConfig.CgroupnsMode":       {`"private"`},
-	"HostConfig.IpcMode":            {`"private"`},
 	"HostConfig.Isolation":          {`"default"`},
-	"HostConfig.LogConfig.Type":     {`"` + logDriver + `"`},
-	"HostConfig.MemorySwappiness":   {"-1"},
 	"HostConfig.Mounts.Consistency": {`"default"`},
-	"HostConfig.PidMode":            {`"private"`},
-	"HostConfig.RestartPolicy.Name": {`"no"`},
-	"HostConfig.Runtime":            {`"` + runtimeName + `"`},
 	"HostConfig.VolumeDriver":       {`"local"`},
 }
 
@@ -51,14 +52,17 @@ func set(names string) map[string]bool {
 // checkHonoured refuses by its name the first field of a create request, in
 // alphabetical order, that asks for something the node does not do, also if
 // this version of the node has never heard of it.
-func checkHonoured(body []byte) error {
+func checkHonoured(body []byte) error { return checkFields(body, "", honoured) }
+
+// checkFields is checkHonoured for any request whose fields are below prefix.
+func checkFields(body []byte, prefix string, honoured map[string]bool) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {
 		return invalidBody(err)
 	}
-	field, value := findUnhonoured("", v)
+	field, value := findUnhonoured(honoured, prefix, v)
 	if field == "" {
 		return nil
 	}
@@ -67,7 +71,7 @@ func checkHonoured(body []byte) error {
 
 // findUnhonoured returns the path and the value of the first such field below
 // path.
-func findUnhonoured(path string, v any) (field, value string) {
+func findUnhonoured(honoured map[string]bool, path string, v any) (field, value string) {
 	if honoured[path] {
 		return "", ""
 	}
@@ -85,7 +89,7 @@ func findUnhonoured(path string, v any) (field, value string) {
 		}
 		slices.Sort(keys)
 		for _, k := range keys {
-			if field, value := findUnhonoured(strings.TrimPrefix(path+"."+k, "."), v[k]); field != "" {
+			if field, value := findUnhonoured(honoured, strings.TrimPrefix(path+"."+k, "."), v[k]); field != "" {
 				return field, value
 			}
 		}
@@ -94,7 +98,7 @@ func findUnhonoured(path string, v any) (field, value string) {
 		for _, e := range v {
 			// An element that is set counts even if it is zero for its type,
 			// but for a pair of zeros like ConsoleSize.
-			if field, value := findUnhonoured(path, e); field != "" {
+			if field, value := findUnhonoured(honoured, path, e); field != "" {
 				return field, value
 			}
 		}

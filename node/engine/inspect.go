@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
@@ -37,12 +40,16 @@ func newSummary(c host.Container, now time.Time) summary {
 		Created:         c.Created.Unix(),
 		Ports:           []container.PortSummary{},
 		Labels:          notNil(c.Spec.Labels),
-		State:           container.ContainerState(c.State.Status),
+		State:           stateOf(c.State),
 		Status:          statusText(c.State, now),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)},
 		Mounts:          mountPoints(c.Spec.Mounts),
 	}}
+	if h := c.State.Health; h != nil {
+		s.Health = &container.HealthSummary{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak}
+	}
 	s.HostConfig.NetworkMode = string(c.Spec.Network)
+	s.HostConfig.Annotations = c.Spec.Annotations
 	return s
 }
 
@@ -88,41 +95,65 @@ func (e *Engine) newInspect(c host.Container) inspect {
 	}
 	return inspect{
 		InspectResponse: container.InspectResponse{
-			ID:      c.ID,
-			Created: c.Created.UTC().Format(time.RFC3339Nano),
-			Path:    path,
-			Args:    args,
-			State: &container.State{
-				Status:     container.ContainerState(s.Status),
-				Running:    s.Alive(), // as Docker has it, also between two runs
-				Restarting: s.Status == host.Restarting,
-				Dead:       s.Status == host.Dead,
-				OOMKilled:  s.OOMKilled,
-				Pid:        s.PID,
-				ExitCode:   s.ExitCode,
-				Error:      s.Error,
-				StartedAt:  s.Started.UTC().Format(time.RFC3339Nano),
-				FinishedAt: s.Finished.UTC().Format(time.RFC3339Nano),
-			},
-			RestartCount:   s.Restarts,
-			Image:          c.ImageID,
-			ResolvConfPath: c.Files.ResolvConf,
-			HostnamePath:   c.Files.Hostname,
-			HostsPath:      c.Files.Hosts,
-			LogPath:        c.Files.Log,
-			Name:           "/" + c.Name,
-			Driver:         storageDriver,
-			Platform:       "linux",
-			ExecIDs:        c.Execs,
-			GraphDriver:    &storage.DriverData{Name: storageDriver, Data: map[string]string{}},
-			Mounts:         mountPoints(c.Spec.Mounts),
-			Config:         newConfig(c),
+			ID:              c.ID,
+			Created:         c.Created.UTC().Format(time.RFC3339Nano),
+			Path:            path,
+			Args:            args,
+			State:           newState(s),
+			RestartCount:    s.Restarts,
+			AppArmorProfile: c.Spec.Security.AppArmor,
+			ProcessLabel:    c.Spec.Security.Label,
+			Image:           c.ImageID,
+			ResolvConfPath:  c.Files.ResolvConf,
+			HostnamePath:    c.Files.Hostname,
+			HostsPath:       c.Files.Hosts,
+			LogPath:         c.Files.Log,
+			Name:            "/" + c.Name,
+			Driver:          storageDriver,
+			Platform:        "linux",
+			ExecIDs:         c.Execs,
+			GraphDriver:     &storage.DriverData{Name: storageDriver, Data: map[string]string{}},
+			Mounts:          mountPoints(c.Spec.Mounts),
+			Config:          newConfig(c),
 		},
 		HostConfig: hostConfig{HostConfig: newHostConfig(c.Spec)},
 		NetworkSettings: networkSettings{NetworkSettings: container.NetworkSettings{
 			Ports: network.PortMap{}, Networks: endpoints(c),
 		}},
 	}
+}
+
+// stateOf is the state in one word.
+func stateOf(s host.State) container.ContainerState {
+	if s.Paused {
+		return container.StatePaused
+	}
+	return container.ContainerState(s.Status)
+}
+
+// newState shows what a container does or did last. One between two runs counts as
+// running, since Docker's clients stop and remove it as such.
+func newState(s host.State) *container.State {
+	st := &container.State{
+		Status:     stateOf(s),
+		Running:    s.Alive(),
+		Paused:     s.Paused,
+		Restarting: s.Status == host.Restarting,
+		Dead:       s.Status == host.Dead,
+		OOMKilled:  s.OOMKilled,
+		Pid:        s.PID,
+		ExitCode:   s.ExitCode,
+		Error:      s.Error,
+		StartedAt:  s.Started.UTC().Format(time.RFC3339Nano),
+		FinishedAt: s.Finished.UTC().Format(time.RFC3339Nano),
+	}
+	if h := s.Health; h != nil {
+		st.Health = &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak, Log: []*container.HealthcheckResult{}}
+		for _, r := range h.Log {
+			st.Health.Log = append(st.Health.Log, &container.HealthcheckResult{Start: r.Start, End: r.End, ExitCode: r.ExitCode, Output: r.Output})
+		}
+	}
+	return st
 }
 
 // newConfig is configSpec backwards.
@@ -134,7 +165,12 @@ func newConfig(c host.Container) *container.Config {
 		OpenStdin: s.OpenStdin, StdinOnce: s.StdinOnce,
 		Env: s.Process.Env, Cmd: s.Process.Command, Entrypoint: s.Process.Entrypoint,
 		Image: s.Image, WorkingDir: s.Process.WorkingDir, Labels: notNil(s.Labels),
-		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout,
+		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout, Tty: s.Tty,
+	}
+	if h := s.Health; h != nil {
+		cfg.Healthcheck = &container.HealthConfig{
+			Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
+		}
 	}
 	for _, p := range s.Exposed {
 		port, err := network.ParsePort(p)
@@ -151,55 +187,130 @@ func newConfig(c host.Container) *container.Config {
 
 // newHostConfig is addHostConfig backwards, with the defaults that apply.
 func newHostConfig(s host.Spec) *container.HostConfig {
-	no := false
 	hc := &container.HostConfig{
-		LogConfig:      container.LogConfig{Type: logDriver, Config: map[string]string{}},
+		LogConfig:      logConfig(s.Log),
 		NetworkMode:    container.NetworkMode(s.Network),
 		PortBindings:   network.PortMap{},
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		AutoRemove:     s.AutoRemove,
+		Annotations:    s.Annotations,
+		ConsoleSize:    [2]uint{uint(s.Console.Rows), uint(s.Console.Columns)},
 		CapAdd:         s.CapAdd,
 		CapDrop:        s.CapDrop,
-		CgroupnsMode:   container.CgroupnsModePrivate,
+		CgroupnsMode:   container.CgroupnsMode(cmp.Or(s.Namespaces.Cgroup, host.NamespacePrivate)),
 		DNS:            []netip.Addr{},
 		DNSOptions:     []string{},
 		DNSSearch:      []string{},
 		GroupAdd:       s.Process.Groups,
-		IpcMode:        container.IPCModePrivate,
+		IpcMode:        container.IpcMode(cmp.Or(s.Namespaces.IPC, host.NamespacePrivate)),
+		PidMode:        container.PidMode(s.Namespaces.PID),
+		UTSMode:        container.UTSMode(s.Namespaces.UTS),
 		OomScoreAdj:    s.OOMScoreAdj,
+		Privileged:     s.Security.Privileged,
 		ReadonlyRootfs: s.ReadOnly,
-		ShmSize:        s.ShmSize,
+		SecurityOpt:    securityOptions(s),
+		MaskedPaths:    s.Security.MaskedPaths,
+		ReadonlyPaths:  s.Security.ReadonlyPaths,
+		ShmSize:        cmp.Or(s.ShmSize, host.DefaultShmSize),
 		Sysctls:        s.Sysctls,
-		Runtime:        runtimeName,
-		Resources: container.Resources{
-			CPUShares: s.Resources.CPUShares, CPUPeriod: s.Resources.CPUPeriod, CPUQuota: s.Resources.CPUQuota,
-			CpusetCpus: s.Resources.CpusetCPUs, CpusetMems: s.Resources.CpusetMems,
-			Memory: s.Resources.Memory, MemorySwap: s.Resources.MemorySwap, MemoryReservation: s.Resources.MemoryReservation,
-			Devices: []container.DeviceMapping{}, OomKillDisable: &no,
-		},
+		Runtime:        cmp.Or(s.Runtime, runtimeName),
+		Umask:          s.Umask,
+		Resources:      newResources(s),
 	}
-	if s.ShmSize == 0 {
-		hc.ShmSize = host.DefaultShmSize
+	if s.Init {
+		hc.Init = &s.Init
+	}
+	if s.Restart.Policy != "" {
+		hc.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyMode(s.Restart.Policy), MaximumRetryCount: s.Restart.Max}
 	}
 	if s.HostUsers {
 		hc.UsernsMode = "host"
 	}
-	if s.NoNewPrivs {
-		hc.SecurityOpt = []string{"no-new-privileges"}
-	}
-	if s.Resources.Pids > 0 {
-		hc.PidsLimit = &s.Resources.Pids
-	}
 	for _, h := range s.ExtraHosts {
 		hc.ExtraHosts = append(hc.ExtraHosts, h.Name+":"+h.Address)
-	}
-	for _, l := range s.Rlimits {
-		hc.Ulimits = append(hc.Ulimits, &units.Ulimit{Name: l.Name, Soft: int64(l.Soft), Hard: int64(l.Hard)})
 	}
 	for _, m := range s.Mounts {
 		addMount(hc, m)
 	}
 	return hc
+}
+
+// logConfig is logOf backwards.
+func logConfig(l host.Log) container.LogConfig {
+	cfg := container.LogConfig{Type: cmp.Or(l.Driver, logDriver), Config: map[string]string{}}
+	if l.MaxSize != 0 {
+		cfg.Config["max-size"] = strconv.FormatInt(l.MaxSize, 10)
+	}
+	if l.MaxFiles != 0 {
+		cfg.Config["max-file"] = strconv.Itoa(l.MaxFiles)
+	}
+	return cfg
+}
+
+// securityOptions is addSecurity backwards.
+func securityOptions(s host.Spec) (opts []string) {
+	if s.NoNewPrivs {
+		opts = append(opts, "no-new-privileges")
+	}
+	if s.Security.Seccomp != "" {
+		opts = append(opts, "seccomp="+s.Security.Seccomp)
+	}
+	if s.Security.AppArmor != "" {
+		opts = append(opts, "apparmor="+s.Security.AppArmor)
+	}
+	if s.Security.WritableCgroups {
+		opts = append(opts, "writable-cgroups=true")
+	}
+	if s.Security.Label != "" {
+		part := strings.SplitN(s.Security.Label, ":", 4) // a level can have colons
+		for i, kind := range []string{"user", "role", "type", "level"} {
+			if i < len(part) {
+				opts = append(opts, "label="+kind+":"+part[i])
+			}
+		}
+	}
+	return opts
+}
+
+// newResources is resourcesOf backwards.
+func newResources(s host.Spec) container.Resources {
+	r := s.Resources
+	out := container.Resources{
+		CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota, CpusetCpus: r.CpusetCPUs, CpusetMems: r.CpusetMems,
+		CPURealtimePeriod: r.CPURealtimePeriod, CPURealtimeRuntime: r.CPURealtimeRuntime,
+		Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation, MemorySwappiness: r.Swappiness,
+		OomKillDisable: &r.OOMKillDisable, Devices: []container.DeviceMapping{}, DeviceCgroupRules: s.DeviceRules,
+		BlkioWeight: r.Blkio.Weight, BlkioDeviceReadBps: newThrottles(r.Blkio.ReadBps), BlkioDeviceWriteBps: newThrottles(r.Blkio.WriteBps),
+		BlkioDeviceReadIOps: newThrottles(r.Blkio.ReadIOPS), BlkioDeviceWriteIOps: newThrottles(r.Blkio.WriteIOPS),
+		BlkioWeightDevice: []*blkiodev.WeightDevice{},
+	}
+	for _, w := range r.Blkio.Weights {
+		out.BlkioWeightDevice = append(out.BlkioWeightDevice, &blkiodev.WeightDevice{Path: w.Path, Weight: uint16(w.Value)})
+	}
+	if r.NanoCPUs != 0 { // said as processors, not as a quota
+		out.NanoCPUs, out.CPUPeriod, out.CPUQuota = r.NanoCPUs, 0, 0
+	}
+	if r.Memory > 0 && r.MemorySwap == 0 {
+		out.MemorySwap = 2 * r.Memory // as much again, as Docker gives
+	}
+	if r.Pids > 0 {
+		out.PidsLimit = &r.Pids
+	}
+	for _, d := range s.Devices {
+		out.Devices = append(out.Devices, container.DeviceMapping{PathOnHost: d.Source, PathInContainer: d.Target, CgroupPermissions: d.Access})
+	}
+	for _, l := range s.Rlimits {
+		out.Ulimits = append(out.Ulimits, &units.Ulimit{Name: l.Name, Soft: int64(l.Soft), Hard: int64(l.Hard)})
+	}
+	return out
+}
+
+func newThrottles(limits []host.DeviceLimit) []*blkiodev.ThrottleDevice {
+	list := []*blkiodev.ThrottleDevice{}
+	for _, l := range limits {
+		list = append(list, &blkiodev.ThrottleDevice{Path: l.Path, Rate: l.Value})
+	}
+	return list
 }
 
 // addMount is mountsOf backwards, for one mount.
@@ -264,6 +375,9 @@ func mountPoints(mounts []host.Mount) []container.MountPoint {
 
 // endpoints shows the container's one network.
 func endpoints(c host.Container) map[string]*network.EndpointSettings {
+	if strings.HasPrefix(string(c.Spec.Network), "container:") {
+		return map[string]*network.EndpointSettings{}
+	}
 	return map[string]*network.EndpointSettings{
 		string(c.Spec.Network): {NetworkID: networkID(string(c.Spec.Network))},
 	}

@@ -39,15 +39,18 @@ func (e *Engine) containerLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", streamType(r))
+	if c.Spec.Log.Driver == host.LogNone {
+		return unsupported("configured logging driver does not support reading")
+	}
+	w.Header().Set("Content-Type", streamType(r, c.Spec.Tty))
 	w.WriteHeader(http.StatusOK)
 	out := newFlushWriter(w)
 	if err := out.flush(); err != nil {
 		return nil // the client is gone
 	}
-	f := frames{to: out}
+	f := newOutput(out, c.Spec.Tty)
 	if !opts.Follow {
-		f.to = w // nobody waits for the single line
+		f = newOutput(w, c.Spec.Tty) // nobody waits for the single line
 	}
 	var open [2]bool // the stream is within a line
 	err = e.host.Logs(r.Context(), c.ID, opts, func(entry host.LogEntry) error {

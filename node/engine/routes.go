@@ -37,11 +37,19 @@ func (e *Engine) table() []route {
 		{post, "/containers/{id}/kill", e.killContainer},
 		{post, "/containers/{id}/wait", e.waitContainer},
 		{post, "/containers/{id}/attach", e.attachContainer},
+		{post, "/containers/{id}/resize", e.resizeContainer},
 		{post, "/containers/{id}/rename", e.renameContainer},
+		{post, "/containers/{id}/update", e.updateContainer},
+		{post, "/containers/{id}/pause", e.pauseContainer},
+		{post, "/containers/{id}/unpause", e.unpauseContainer},
+		{get, "/containers/{id}/top", e.containerTop},
+		{get, "/containers/{id}/stats", e.containerStats},
+		{get, "/containers/{id}/changes", e.containerChanges},
 		{del, "/containers/{id}", e.removeContainer},
 
 		{post, "/containers/{id}/exec", e.createExec},
 		{post, "/exec/{id}/start", e.startExec},
+		{post, "/exec/{id}/resize", e.resizeExec},
 		{get, "/exec/{id}/json", e.inspectExec},
 
 		// What there is none of, so that clients that ask can go on.
@@ -57,14 +65,8 @@ func (e *Engine) table() []route {
 		what    string
 		paths   []string
 	}{
-		{post, "a terminal", []string{"/containers/{id}/resize", "/exec/{id}/resize"}},
 		{get, "attaching through a web socket", []string{"/containers/{id}/attach/ws"}},
-		{get, "the list of processes", []string{"/containers/{id}/top"}},
-		{get, "the list of changed files", []string{"/containers/{id}/changes"}},
-		{get, "statistics", []string{"/containers/{id}/stats"}},
 		{get, "export", []string{"/containers/{id}/export"}},
-		{post, "update", []string{"/containers/{id}/update"}},
-		{post, "pause", []string{"/containers/{id}/pause", "/containers/{id}/unpause"}},
 		{append(append([]string{"PUT"}, get...), head...), "copying files", []string{"/containers/{id}/archive"}},
 		{append(append([]string{}, get...), append(post, del...)...), "checkpoints", []string{"/containers/{id}/checkpoints{rest:.*}"}},
 		{post, "commit", []string{"/commit"}},

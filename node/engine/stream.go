@@ -3,12 +3,16 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
+
+	"berth.internal/internal/detach"
+	"berth.internal/node/host"
 )
 
 // The content types of a container's output.
@@ -102,11 +106,53 @@ func hijack(w http.ResponseWriter, r *http.Request, contentType string) (*hijack
 	return &hijacked{Conn: conn, from: io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)}, nil
 }
 
-// streamType returns the content type of a stream of frames, by the version and
-// what the client accepts.
-func streamType(r *http.Request) string {
-	if versionOf(r) >= version(1_42) {
+// streamType returns the content type of a container's output: of frames, by the
+// version and what the client accepts, or as a terminal has it.
+func streamType(r *http.Request, tty bool) string {
+	if versionOf(r) >= version(1_42) && !tty {
 		return multiplexed
 	}
 	return rawStream
+}
+
+// output writes what a process writes, as its client reads it.
+type output interface {
+	write(stderr bool, payload []byte) error
+}
+
+// newOutput returns frames, or of a terminal the bytes as they are.
+func newOutput(to io.Writer, tty bool) output {
+	if tty {
+		return raw{to}
+	}
+	return &frames{to: to}
+}
+
+type raw struct{ to io.Writer }
+
+func (r raw) write(_ bool, payload []byte) error {
+	_, err := r.to.Write(payload)
+	return err
+}
+
+// inputOf returns what a client sends. From a terminal it ends with host.ErrDetached
+// at the keys by which its user leaves.
+func inputOf(conn *hijacked, tty bool, keys []byte) host.Input {
+	if !tty {
+		return conn
+	}
+	return &leaving{hijacked: conn, from: detach.NewReader(conn, keys)}
+}
+
+type leaving struct {
+	*hijacked
+	from io.Reader
+}
+
+func (l *leaving) Read(p []byte) (int, error) {
+	n, err := l.from.Read(p)
+	if errors.Is(err, detach.ErrDetached) {
+		err = host.ErrDetached
+	}
+	return n, err
 }

@@ -67,17 +67,20 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 		return err
 	}
 	list := e.host.List()
-	running, stopped := 0, 0
+	running, paused, stopped := 0, 0, 0
 	for _, c := range list {
-		if c.State.Alive() {
+		switch {
+		case c.State.Paused:
+			paused++
+		case c.State.Alive():
 			running++
-		} else {
+		default:
 			stopped++
 		}
 	}
 	answer := info{Info: system.Info{
 		ID: e.cfg.ID, Name: e.cfg.Name, ServerVersion: e.cfg.Version, DockerRootDir: e.cfg.Data,
-		Containers: len(list), ContainersRunning: running, ContainersStopped: stopped, Images: len(e.host.Images()),
+		Containers: len(list), ContainersRunning: running, ContainersPaused: paused, ContainersStopped: stopped, Images: len(e.host.Images()),
 		Driver: storageDriver, DriverStatus: [][2]string{{"Registry", e.cfg.Registry}},
 		Plugins:     system.PluginsInfo{Volume: []string{}, Network: []string{string(host.NetworkHost), string(host.NetworkNone)}, Log: []string{logDriver}},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true,

@@ -90,7 +90,8 @@ func (h *Host) Attach(ctx context.Context, ref string, opts AttachOptions) (*Att
 func (a *Attachment) wanted() container.AttachOptions {
 	fromLog := a.opts.Logs && a.live
 	return container.AttachOptions{
-		Stdin: a.opts.Stdin, Stdout: a.opts.Stdout && !fromLog, Stderr: a.opts.Stderr && !fromLog,
+		Stdin: a.opts.Stdin, Stdout: a.opts.Stdout && !fromLog,
+		Stderr: a.opts.Stderr && !fromLog && !a.ctr.rec.Spec.Tty, // a terminal has one output
 	}
 }
 
@@ -114,8 +115,15 @@ func (h *Host) connect(ctx context.Context, c *ctr) {
 
 // Run moves bytes until the container's run has ended, its output is read, or
 // nobody reads it any more; or until ctx ends.
-func (a *Attachment) Run(ctx context.Context, s Streams) error {
-	defer a.leave()
+//
+// Errors: ErrDetached if the client left and the container shall go on.
+func (a *Attachment) Run(ctx context.Context, s Streams) (err error) {
+	defer func() {
+		a.leave()
+		if errors.Is(err, ErrDetached) {
+			a.host.tell(a.ctr, "detach")
+		}
+	}()
 	if a.opts.Logs {
 		if err := a.logs(ctx, s); err != nil || !a.opts.Stream {
 			return err
@@ -135,21 +143,28 @@ func (a *Attachment) Run(ctx context.Context, s Streams) error {
 
 // logs sends what the container has written before. Of one that ran when it was
 // joined it sends everything to its end, by the side of the input.
-func (a *Attachment) logs(ctx context.Context, s Streams) error {
+func (a *Attachment) logs(ctx context.Context, s Streams) (err error) {
 	input := make(chan struct{})
+	var left error // valid once input is closed
 	follow := a.live && a.opts.Stream
 	if follow && a.streams != nil && a.streams.Stdin != nil && s.Stdin != nil {
+		var leave context.CancelFunc
+		ctx, leave = context.WithCancel(ctx)
+		defer leave()
 		go func() {
 			defer close(input)
-			feed(a.streams.Stdin, s.Stdin)
+			if left = feed(a.streams.Stdin, s.Stdin); left != nil {
+				leave()
+			}
 		}()
 		defer func() {
 			stopReading(s.Stdin)
 			<-input
+			err = errors.Join(err, left)
 		}()
 	}
 	opts := LogOptions{Stdout: a.opts.Stdout, Stderr: a.opts.Stderr, Follow: follow, Tail: -1}
-	err := readLog(ctx, a.ctr.path("log"), opts, a.run.ended, func(e LogEntry) error { return s.Output(e.Stderr, e.Text) })
+	err = readLog(ctx, a.ctr.path("log"), opts, a.run.ended, func(e LogEntry) error { return s.Output(e.Stderr, e.Text) })
 	if missing(err) {
 		return nil
 	}
@@ -177,15 +192,22 @@ func (a *Attachment) leave() {
 // has ended, the client is gone, or ctx ends.
 func pump(ctx context.Context, from *container.Streams, s Streams) error {
 	defer context.AfterFunc(ctx, func() { _ = from.Close() })()
-	var tasks sync.WaitGroup
-	if from.Stdin != nil && s.Stdin != nil {
-		tasks.Go(func() { feed(from.Stdin, s.Stdin) })
-	}
 	var (
-		mu      sync.Mutex // one call of Output at a time
-		failed  error
-		outputs sync.WaitGroup
+		mu     sync.Mutex // one call of Output at a time
+		failed error
+		tasks  sync.WaitGroup
 	)
+	if from.Stdin != nil && s.Stdin != nil {
+		tasks.Go(func() {
+			if err := feed(from.Stdin, s.Stdin); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = err
+				_ = from.Close()
+			}
+		})
+	}
+	var outputs sync.WaitGroup
 	for _, out := range []struct {
 		from   io.Reader
 		stderr bool
@@ -205,7 +227,9 @@ func pump(ctx context.Context, from *container.Streams, s Streams) error {
 			if err != nil && !errors.Is(err, os.ErrClosed) {
 				mu.Lock()
 				defer mu.Unlock()
-				failed = err
+				if failed == nil {
+					failed = err
+				}
 				_ = from.Close() // nobody reads the other one either
 			}
 		})
@@ -224,10 +248,15 @@ func isNil(r io.Reader) bool {
 	return r == nil || ok && rc == nil
 }
 
-// feed passes input on to its end, and ends the process's input with it.
-func feed(to io.WriteCloser, from io.Reader) {
-	_, _ = io.Copy(to, from) // either side may leave at any time
+// feed passes input on to its end, and ends the process's input with it. Errors:
+// ErrDetached, if the client leaves and the process shall go on.
+func feed(to io.WriteCloser, from io.Reader) error {
+	_, err := io.Copy(to, from) // either side may leave at any time
+	if errors.Is(err, ErrDetached) {
+		return err
+	}
 	_ = to.Close()
+	return nil
 }
 
 // stopReading ends a feed that waits for input.

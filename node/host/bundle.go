@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,19 +18,20 @@ import (
 )
 
 // bundle makes the container's files on the node and says to the runtime what
-// it is. The container does not run.
-func (h *Host) bundle(c *ctr) (container.Bundle, error) {
+// it is. The container does not run. release is called once the runtime has created
+// it.
+func (h *Host) bundle(ctx context.Context, c *ctr) (_ container.Bundle, release func(), err error) {
 	rec := c.rec
 	lowers, err := h.opts.Images.Layers(digest.Digest(rec.ImageID))
 	if err != nil {
-		return container.Bundle{}, err
+		return container.Bundle{}, nil, err
 	}
 	rootfs := container.Rootfs{Lowers: lowers, Upper: c.path("upper"), Work: c.path("work")}
-	if err := c.prepareFiles(); err != nil {
-		return container.Bundle{}, fmt.Errorf("prepare files of container %s: %w", shortID(rec.ID), err)
+	if err := c.prepareFiles(h.networkOf(c)); err != nil {
+		return container.Bundle{}, nil, fmt.Errorf("prepare files of container %s: %w", shortID(rec.ID), err)
 	}
 	if err := makeSources(rec.Spec.Mounts); err != nil {
-		return container.Bundle{}, err
+		return container.Bundle{}, nil, err
 	}
 	root := tree{rootfs.Upper}
 	for _, dir := range slices.Backward(lowers) {
@@ -37,26 +39,30 @@ func (h *Host) bundle(c *ctr) (container.Bundle, error) {
 	}
 	acc, err := lookupUser(root.open, rec.Spec.Process.User, rec.Spec.Process.Groups)
 	if err != nil {
-		return container.Bundle{}, err
+		return container.Bundle{}, nil, err
 	}
 	spec, err := c.runtimeSpec(acc)
 	if err != nil {
-		return container.Bundle{}, err
+		return container.Bundle{}, nil, err
+	}
+	if release, err = h.joinNamespaces(ctx, c, spec); err != nil {
+		return container.Bundle{}, nil, err
 	}
 	bundle := container.Bundle{
 		ID: rec.ID, Spec: spec, Rootfs: rootfs, Log: rec.Spec.Log.config(c.path("log")),
-		Stdin: rec.Spec.OpenStdin, StdinOnce: rec.Spec.StdinOnce,
+		Stdin: rec.Spec.OpenStdin, StdinOnce: rec.Spec.StdinOnce && !rec.Spec.Tty, // who leaves a terminal can come back
 		Init: rec.Spec.Init, Restart: rec.Spec.Restart,
 	}
 	if rec.Spec.Tty {
 		bundle.Terminal = &rec.Spec.Console
 	}
-	return bundle, nil
+	return bundle, release, nil
 }
 
 // prepareFiles makes the directory of the container's files. What it has
-// written before stays.
-func (c *ctr) prepareFiles() error {
+// written before stays. Of the container whose network it shares, if there is one,
+// it has the hosts and the name servers.
+func (c *ctr) prepareFiles(network *ctr) error {
 	for _, dir := range []string{c.path(), c.path("upper")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -78,6 +84,15 @@ func (c *ctr) prepareFiles() error {
 			return err
 		}
 		if resolv, err = readIfThere("/etc/resolv.conf"); err != nil {
+			return err
+		}
+	}
+	if network != nil {
+		var err error
+		if hosts, err = readIfThere(network.path("hosts")); err != nil {
+			return err
+		}
+		if resolv, err = readIfThere(network.path("resolv.conf")); err != nil {
 			return err
 		}
 	}
@@ -124,51 +139,84 @@ func makeSources(mounts []Mount) error {
 func (c *ctr) runtimeSpec(acc account) (*specs.Spec, error) {
 	spec := c.rec.Spec
 	s := container.DefaultSpec()
-	s.Hostname, s.Domainname = spec.Hostname, spec.Domainname
+	if spec.Namespaces.UTS != NamespaceHost {
+		s.Hostname, s.Domainname = spec.Hostname, spec.Domainname
+	}
 	if s.Root == nil {
 		s.Root = &specs.Root{}
 	}
 	s.Root.Readonly = spec.ReadOnly
-	s.Process.Args = spec.Process.args()
-	s.Process.Env = environ(spec.Hostname, acc, spec.Process.Env)
-	s.Process.Cwd = "/"
-	if spec.Process.WorkingDir != "" {
-		s.Process.Cwd = spec.Process.WorkingDir
-	}
-	s.Process.User = specs.User{UID: acc.UID, GID: acc.GID, AdditionalGids: acc.Groups}
-	s.Process.NoNewPrivileges = spec.NoNewPrivs
-	s.Process.Terminal = spec.Tty
-	if spec.OOMScoreAdj != 0 {
-		s.Process.OOMScoreAdj = &spec.OOMScoreAdj
-	}
-	for _, r := range spec.Rlimits {
-		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(r.Name), Soft: r.Soft, Hard: r.Hard})
-	}
-	caps, err := capabilities(s.Process.Capabilities.Bounding, spec.CapAdd, spec.CapDrop)
-	if err != nil {
+	s.Annotations = spec.Annotations
+	if err := c.process(s.Process, acc); err != nil {
 		return nil, err
 	}
-	s.Process.Capabilities = capabilitiesOf(caps, acc)
 	c.namespaces(s)
 	s.Linux.Sysctl = spec.Sysctls
-	s.Linux.Resources = limits(s.Linux.Resources, spec.Resources)
+	var err error
+	if s.Linux.Resources, err = limits(s.Linux.Resources, spec.Resources); err != nil {
+		return nil, err
+	}
 	s.Mounts = c.mounts(s.Mounts)
-	if err := container.SetDefaultSeccomp(s); err != nil {
+	if err := addDevices(s, spec); err != nil {
+		return nil, err
+	}
+	if err := secure(s, spec.Security); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// namespaces leaves out those that the container shares with the node, and
-// gives the user namespace its numbers.
-func (c *ctr) namespaces(s *specs.Spec) {
-	drop := map[specs.LinuxNamespaceType]bool{}
-	if c.rec.Spec.Network == NetworkHost {
-		drop[specs.NetworkNamespace] = true
+// process says what the container's first process is. p has the defaults.
+func (c *ctr) process(p *specs.Process, acc account) error {
+	spec := c.rec.Spec
+	p.Args = spec.Process.args()
+	p.Env = environ(spec.Hostname, acc, spec.Process.Env)
+	if spec.Tty {
+		p.Env = environ(spec.Hostname, acc, append([]string{terminalEnv}, spec.Process.Env...))
 	}
-	if c.rec.Users == 0 {
-		drop[specs.UserNamespace] = true
-	} else {
+	p.Cwd = "/"
+	if spec.Process.WorkingDir != "" {
+		p.Cwd = spec.Process.WorkingDir
+	}
+	p.User = specs.User{UID: acc.UID, GID: acc.GID, AdditionalGids: acc.Groups, Umask: spec.Umask}
+	p.NoNewPrivileges = spec.NoNewPrivs
+	p.Terminal = spec.Tty
+	if spec.OOMScoreAdj != 0 {
+		p.OOMScoreAdj = &spec.OOMScoreAdj
+	}
+	for _, r := range spec.Rlimits {
+		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(r.Name), Soft: r.Soft, Hard: r.Hard})
+	}
+	p.ApparmorProfile, p.SelinuxLabel = spec.Security.AppArmor, spec.Security.Label
+	caps := p.Capabilities.Bounding
+	if spec.Security.Privileged {
+		caps = plan.Capabilities()
+	}
+	caps, err := capabilities(caps, spec.CapAdd, spec.CapDrop)
+	if err != nil {
+		return err
+	}
+	p.Capabilities = capabilitiesOf(caps, acc)
+	return nil
+}
+
+// terminalEnv tells programs what the terminal understands, as Docker does.
+const terminalEnv = "TERM=xterm"
+
+// namespaces leaves out those that the container shares with the node, and
+// gives the user namespace its numbers. Those of other containers come when it is
+// started.
+func (c *ctr) namespaces(s *specs.Spec) {
+	ns := c.rec.Spec.Namespaces
+	drop := map[specs.LinuxNamespaceType]bool{
+		specs.NetworkNamespace: c.rec.Spec.Network == NetworkHost,
+		specs.PIDNamespace:     ns.PID == NamespaceHost,
+		specs.IPCNamespace:     ns.IPC == NamespaceHost,
+		specs.UTSNamespace:     ns.UTS == NamespaceHost,
+		specs.CgroupNamespace:  ns.Cgroup == NamespaceHost,
+		specs.UserNamespace:    c.rec.Users == 0,
+	}
+	if c.rec.Users != 0 {
 		own := []specs.LinuxIDMapping{{ContainerID: 0, HostID: c.rec.Users, Size: idsPerContainer}}
 		s.Linux.UIDMappings, s.Linux.GIDMappings = own, own
 	}
@@ -188,7 +236,7 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 	for _, m := range spec.Mounts {
 		taken[m.Target] = true
 		if m.Type == MountTmpfs {
-			own = append(own, specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Target, Options: append([]string{"nosuid", "nodev", "noexec"}, m.Options...)})
+			own = append(own, tmpfsMount(m))
 		} else {
 			bind(m)
 		}
@@ -200,16 +248,34 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 	}
 	var all []specs.Mount
 	for _, m := range defaults {
-		if taken[m.Destination] {
+		if taken[m.Destination] || m.Destination == "/dev/shm" && spec.Namespaces.IPC == NamespaceNone {
 			continue
 		}
-		if m.Destination == "/dev/shm" && spec.ShmSize > 0 {
+		if m.Destination == "/dev/shm" && spec.Namespaces.IPC == NamespaceHost {
+			m = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: m.Destination, Options: []string{"rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"}}
+		}
+		if m.Destination == "/dev/mqueue" && spec.Namespaces.IPC == NamespaceHost {
+			m = specs.Mount{Type: "bind", Source: "/dev/mqueue", Destination: m.Destination, Options: []string{"rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"}}
+			if _, err := os.Stat(m.Source); err != nil {
+				continue // the node has none
+			}
+		}
+		if m.Destination == "/dev/shm" && m.Type == "tmpfs" && spec.ShmSize > 0 {
 			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "size=") })
 			m.Options = append(m.Options, "size="+strconv.FormatInt(spec.ShmSize, 10))
 		}
 		all = append(all, m)
 	}
 	return append(all, own...)
+}
+
+// tmpfsMount mounts memory. What the user says of a flag counts, not the default.
+func tmpfsMount(m Mount) specs.Mount {
+	options := append([]string{"nosuid", "nodev", "noexec"}, m.Options...)
+	if m.ReadOnly {
+		options = append(options, "ro")
+	}
+	return specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Target, Options: options}
 }
 
 // bindMount mounts something of the node's. In a user namespace its files show
@@ -229,42 +295,6 @@ func (c *ctr) bindMount(m Mount) specs.Mount {
 		options = append(options, "idmap")
 	}
 	return specs.Mount{Type: "bind", Source: m.Source, Destination: m.Target, Options: options}
-}
-
-// limits translates the container's limits.
-func limits(defaults *specs.LinuxResources, r Resources) *specs.LinuxResources {
-	out := specs.LinuxResources{}
-	if defaults != nil {
-		out = *defaults // the rules of devices
-	}
-	set := func(v int64) *int64 {
-		if v == 0 {
-			return nil
-		}
-		return &v
-	}
-	if r.Memory != 0 || r.MemoryReservation != 0 {
-		swap := r.MemorySwap
-		if swap == 0 {
-			swap = 2 * r.Memory // as much again, as Docker gives
-		}
-		out.Memory = &specs.LinuxMemory{Limit: set(r.Memory), Swap: set(swap), Reservation: set(r.MemoryReservation)}
-	}
-	if r.CPUShares != 0 || r.CPUQuota != 0 || r.CPUPeriod != 0 || r.CpusetCPUs != "" || r.CpusetMems != "" {
-		out.CPU = &specs.LinuxCPU{Quota: set(r.CPUQuota), Cpus: r.CpusetCPUs, Mems: r.CpusetMems}
-		if r.CPUShares != 0 {
-			shares := uint64(r.CPUShares)
-			out.CPU.Shares = &shares
-		}
-		if r.CPUPeriod != 0 {
-			period := uint64(r.CPUPeriod)
-			out.CPU.Period = &period
-		}
-	}
-	if r.Pids != 0 {
-		out.Pids = &specs.LinuxPids{Limit: set(r.Pids)}
-	}
-	return &out
 }
 
 // capabilities returns the default ones, changed as the user asks: ALL stands

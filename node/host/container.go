@@ -97,7 +97,10 @@ type record struct {
 	ImageID string    `json:"image_id"`
 	Spec    Spec      `json:"spec"`
 	Users   uint32    `json:"users,omitempty"` // first of its numbers on the node; 0: the node's own users
-	Last    *State    `json:"last,omitempty"`  // of a run that the runtime has forgotten
+	// SharedUsers says that they are those of another container, whose namespaces
+	// this one shares.
+	SharedUsers bool   `json:"shared_users,omitempty"`
+	Last        *State `json:"last,omitempty"` // of a run that the runtime has forgotten
 
 	// Of one with a restart policy, what its user asked for last (askedStart or
 	// askedStop; nothing: it never ran), and how often the node itself, not the shim,
@@ -245,7 +248,7 @@ func readRecord(path string) (rec record, err error) {
 func fromRuntime(st container.State) State {
 	s := State{
 		Status: Exited, PID: st.Pid, ExitCode: st.ExitCode, Error: st.Error, OOMKilled: st.OOMKilled,
-		Started: st.Started, Finished: st.Finished,
+		Started: st.Started, Finished: st.Finished, Paused: st.Paused,
 	}
 	switch {
 	case st.Status == container.StatusRunning:

@@ -19,7 +19,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 		return "", nil, err
 	}
 	rec := record{Version: recordVersion, ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String()}
-	rec.Spec, warnings, err = complete(spec, rec.ID, img)
+	rec.Spec, warnings, err = h.complete(spec, &rec, img)
 	if err != nil {
 		return "", nil, err
 	}
@@ -43,26 +43,24 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 }
 
 // complete fills the gaps of a spec from the image and with defaults, and
-// checks it.
-func complete(spec Spec, id string, img image.Image) (_ Spec, warnings []string, err error) {
+// checks it. Into rec it writes whose users the container shares.
+func (h *Host) complete(spec Spec, rec *record, img image.Image) (_ Spec, warnings []string, err error) {
 	spec = spec.fill(img.Config.Config)
 	spec.Health = spec.Health.fill(img)
 	if err := spec.check(); err != nil {
 		return spec, nil, err
 	}
-	if spec.Network == NetworkHost {
-		if !spec.HostUsers {
-			spec.HostUsers = true
-			warnings = append(warnings, "The host's network implies the host's users: the container runs without a user namespace.")
-		}
-		if spec.Hostname == "" {
-			if spec.Hostname, err = os.Hostname(); err != nil {
-				return spec, nil, fmt.Errorf("read the node's hostname: %w", err)
-			}
+	if rec.Users, warnings, err = h.resolveJoins(&spec); err != nil {
+		return spec, nil, err
+	}
+	rec.SharedUsers = rec.Users != 0
+	if spec.Hostname == "" && (spec.Network == NetworkHost || spec.Namespaces.UTS == NamespaceHost) {
+		if spec.Hostname, err = os.Hostname(); err != nil {
+			return spec, nil, fmt.Errorf("read the node's hostname: %w", err)
 		}
 	}
 	if spec.Hostname == "" {
-		spec.Hostname = shortID(id)
+		spec.Hostname = shortID(rec.ID)
 	}
 	if n := len(img.Config.Config.Volumes); n > 0 {
 		warnings = append(warnings, "The image declares volumes, which are not supported yet: what is written there stays in the container and goes with it.")
@@ -91,7 +89,12 @@ func (h *Host) admit(c *ctr) error {
 	if err := h.retain(c.rec.ImageID, c.rec.ID); err != nil {
 		return err
 	}
-	if !c.rec.Spec.HostUsers {
+	if c.rec.SharedUsers {
+		if err := h.ids.share(c.rec.Users); err != nil {
+			h.release(c)
+			return err
+		}
+	} else if !c.rec.Spec.HostUsers {
 		users, err := h.ids.take()
 		if err != nil {
 			h.release(c)
@@ -113,7 +116,7 @@ func (h *Host) forget(c *ctr) {
 		delete(h.names, c.rec.Name)
 	}
 	if c.rec.Users != 0 {
-		h.ids.free(c.rec.Users)
+		h.ids.free(c.rec.Users, c.rec.SharedUsers)
 	}
 	for _, x := range c.execs {
 		delete(h.execs, x.id)

@@ -14,6 +14,7 @@ var (
 	ErrConflict    = errors.New("conflict")
 	ErrNotModified = errors.New("nothing to do") // started when running, stopped when not
 	ErrClosed      = errors.New("the node is stopping")
+	ErrDetached    = errors.New("the client has left") // of an Input, and of who reads it
 )
 
 // failure is one of the errors above in words for the user, whose tools expect

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container"
+	"berth.internal/node/container/plan"
 )
 
 // execsKept is how many processes of exec a container remembers after their
@@ -24,6 +25,10 @@ type ExecSpec struct {
 	WorkingDir string
 	User       string
 	Attached   Attached
+	Tty        bool                   // standard streams are a terminal
+	Console    container.TerminalSize // its size at first
+	Privileged bool                   // with all capabilities
+	DetachKeys []byte                 // by which its client leaves; for the client's API only
 }
 
 // Exec is what there is to know about a process of exec.
@@ -44,8 +49,9 @@ type execution struct {
 	ctr  *ctr
 	spec ExecSpec
 
-	mu    sync.Mutex
-	state Exec
+	mu      sync.Mutex
+	state   Exec
+	process *container.Exec // once it runs
 }
 
 func (x *execution) running() bool { return x.snapshot().Running }
@@ -74,6 +80,8 @@ func (h *Host) CreateExec(_ context.Context, ref string, spec ExecSpec) (string,
 		return "", invalid("No exec command specified")
 	case !c.running():
 		return "", conflict("container %s is not running", c.rec.ID)
+	case c.paused():
+		return "", conflict("container %s is paused, unpause the container before exec", c.rec.ID)
 	}
 	x := &execution{id: newID(), ctr: c, spec: spec}
 	x.state = Exec{ID: x.id, Container: c.rec.ID, Spec: spec}
@@ -110,6 +118,20 @@ func (h *Host) execution(id string) (*execution, error) {
 	return x, nil
 }
 
+// SizeExec sets the size that the terminal of a process of exec has when it
+// starts. Errors: ErrNotFound; ErrInvalid if it has none.
+func (h *Host) SizeExec(id string, size container.TerminalSize) error {
+	x, err := h.execution(id)
+	if err != nil {
+		return err
+	}
+	if !x.spec.Tty {
+		return invalid("exec %s has no terminal", id)
+	}
+	x.update(func(e *Exec) { e.Spec.Console = size })
+	return nil
+}
+
 // StartExec runs a prepared process. With streams it returns when the process
 // has ended and its output is read; without, when it runs. Errors: ErrNotFound;
 // ErrConflict if it was started before or the container does not run;
@@ -138,6 +160,10 @@ func (h *Host) StartExec(ctx context.Context, id string, streams Streams) error 
 		return process.Streams.Close()
 	}
 	err = pump(ctx, &process.Streams, streams)
+	if errors.Is(err, ErrDetached) {
+		h.tell(x.ctr, "exec_detach", "execID", x.id)
+		return err
+	}
 	if err := h.until(ctx, ended); err != nil {
 		return err // the client has gone; the process goes on
 	}
@@ -160,15 +186,20 @@ func (h *Host) run(ctx context.Context, x *execution, streams Streams) (*contain
 	if err != nil {
 		return nil, err
 	}
-	wants := container.AttachOptions{Stdin: streams.Stdin != nil, Stdout: streams.Output != nil, Stderr: streams.Output != nil}
-	started, err := h.opts.Runtime.Exec(ctx, c.rec.ID, container.ExecSpec{Process: *process, AttachOptions: wants})
+	wants := container.ExecSpec{Process: *process}
+	wants.Stdin, wants.Stdout, wants.Stderr = streams.Stdin != nil, streams.Output != nil, streams.Output != nil && !x.spec.Tty
+	if x.spec.Tty {
+		size := x.snapshot().Spec.Console
+		wants.Terminal = &size
+	}
+	started, err := h.opts.Runtime.Exec(ctx, c.rec.ID, wants)
 	switch {
 	case errors.Is(err, container.ErrStatus), errors.Is(err, container.ErrNotFound):
 		return nil, conflict("container %s is not running", c.rec.ID)
 	case err != nil:
 		return nil, startFailure(x.spec.Args[0], err)
 	}
-	x.update(func(e *Exec) { e.PID = started.Pid })
+	x.update(func(e *Exec) { e.PID, x.process = started.Pid, started })
 	h.tell(c, "exec_start: "+x.spec.Args[0], "execID", x.id)
 	return started, nil
 }
@@ -204,13 +235,19 @@ func (h *Host) execProcess(x *execution) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec, err := x.ctr.runtimeSpec(acc)
-	if err != nil {
+	p := container.DefaultSpec().Process
+	if err := x.ctr.process(p, acc); err != nil {
 		return nil, err
 	}
-	p := spec.Process
-	p.Args = x.spec.Args
-	p.Env = environ(rec.Spec.Hostname, acc, slices.Concat(rec.Spec.Process.Env, x.spec.Env))
+	p.Args, p.Terminal = x.spec.Args, x.spec.Tty
+	env := slices.Concat(rec.Spec.Process.Env, x.spec.Env)
+	if x.spec.Tty {
+		env = append([]string{terminalEnv}, env...)
+	}
+	p.Env = environ(rec.Spec.Hostname, acc, env)
+	if x.spec.Privileged {
+		p.Capabilities = capabilitiesOf(plan.Capabilities(), acc)
+	}
 	if x.spec.WorkingDir != "" {
 		p.Cwd = x.spec.WorkingDir
 	}

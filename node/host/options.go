@@ -14,6 +14,16 @@ import (
 	"berth.internal/node/image"
 )
 
+// What of the runtime's a Spec is made of.
+type (
+	// TerminalSize is the size of a terminal in characters.
+	TerminalSize = container.TerminalSize
+	// RestartPolicy says after which ends.
+	RestartPolicy = container.RestartPolicy
+	// Pressure is how much of the time was lost to waiting.
+	Pressure = container.Pressure
+)
+
 // Health is how a container is asked whether it is well. What is zero is as the
 // image says, or else as Docker does: see withDefaults.
 type Health struct {
@@ -147,6 +157,8 @@ type Security struct {
 	// AppArmor is the name of a profile that the node has loaded, or
 	// "unconfined". Nothing: the node's default.
 	AppArmor string `json:"apparmor,omitempty"`
+	// WritableCgroups lets the container make cgroups below its own.
+	WritableCgroups bool `json:"writable_cgroups,omitempty"`
 	// Label is what SELinux calls its processes: "user:role:type:level".
 	Label string `json:"label,omitempty"`
 	// MaskedPaths and ReadonlyPaths replace the default ones. Nil: those.
@@ -189,4 +201,52 @@ type Device struct {
 	Source string `json:"source"` // path on the node; a directory stands for all that is below it
 	Target string `json:"target"` // path in the container
 	Access string `json:"access"` // of r, w and m
+}
+
+// checkOptions reports options that are none, or that exclude each other.
+func (s Spec) checkOptions() error {
+	ns := s.Namespaces
+	for _, n := range []struct {
+		name    string
+		value   Namespace
+		allowed []Namespace
+		joins   bool
+	}{
+		{"network", Namespace(s.Network), []Namespace{Namespace(NetworkNone), NamespaceHost}, true},
+		{"PID mode", ns.PID, []Namespace{"", NamespacePrivate, NamespaceHost}, true},
+		{"IPC mode", ns.IPC, []Namespace{"", NamespacePrivate, NamespaceHost, NamespaceNone}, false},
+		{"UTS mode", ns.UTS, []Namespace{"", NamespacePrivate, NamespaceHost}, false},
+		{"cgroup namespace mode", ns.Cgroup, []Namespace{"", NamespacePrivate, NamespaceHost}, false},
+	} {
+		ref, joins := n.value.container()
+		switch {
+		case joins && n.joins && ref == "":
+			return invalid("invalid %s: %q names no container", n.name, n.value)
+		case joins && n.joins, slices.Contains(n.allowed, n.value):
+		default:
+			return unsupported("%s %q is not supported", n.name, n.value)
+		}
+	}
+	_, joinsNetwork := Namespace(s.Network).container()
+	_, joinsPIDs := ns.PID.container()
+	switch {
+	case joinsNetwork && s.Hostname != "":
+		return invalid("conflicting options: hostname and the network mode")
+	case joinsNetwork && len(s.ExtraHosts) > 0:
+		return invalid("conflicting options: custom host-to-IP mapping and the network mode")
+	case ns.UTS == NamespaceHost && s.Hostname+s.Domainname != "":
+		return invalid("conflicting options: hostname and the UTS mode")
+	case (joinsNetwork || joinsPIDs) && s.Restart.Policy != container.RestartNo:
+		return unsupported("a restart policy with a namespace of another container is not supported yet: after a restart the other one's may be gone")
+	case s.Umask != nil && *s.Umask > 0o777:
+		return invalid("invalid umask %#o", *s.Umask)
+	case s.Log.MaxFiles < 0:
+		return invalid("max-file must be at least 1")
+	case s.Runtime != "" && s.Runtime != RuntimeBerth:
+		return invalid("unknown or invalid runtime name: %s", s.Runtime)
+	}
+	if err := s.Security.check(); err != nil {
+		return err
+	}
+	return checkDevices(s.Devices, s.DeviceRules)
 }

@@ -123,6 +123,11 @@ func (h *Host) SetRestart(ctx context.Context, ref string, r Restart) error {
 	if err := c.live(); err != nil {
 		return err
 	}
+	return h.changeRestart(ctx, c, r)
+}
+
+// changeRestart is SetRestart with c.op held.
+func (h *Host) changeRestart(ctx context.Context, c *ctr, r Restart) error {
 	rec, state := c.now()
 	rec.Spec.Restart = r
 	switch {

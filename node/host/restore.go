@@ -82,7 +82,7 @@ func (h *Host) restoreContainer(ctx context.Context, path string, st container.S
 	c := newCtr(h.opts.Dir, rec)
 	h.containers[rec.ID], h.names[rec.Name] = c, c
 	if rec.Users != 0 {
-		if err := h.ids.restore(rec.Users); err != nil {
+		if err := h.ids.restore(rec.Users, rec.SharedUsers); err != nil {
 			return nil, fmt.Errorf("container %s: %w", shortID(rec.ID), err)
 		}
 	}

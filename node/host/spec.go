@@ -59,6 +59,7 @@ type Spec struct {
 	// DeviceRules say what else the container may do with devices: "c 1:3 rwm".
 	DeviceRules []string          `json:"device_rules,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"` // for the runtime
+	Umask       *uint32           `json:"umask,omitempty"`       // of the first process
 }
 
 // Attached says which streams of a container are meant for the terminal of who
@@ -126,6 +127,13 @@ type Resources struct {
 	CpusetCPUs        string `json:"cpuset_cpus,omitempty"`
 	CpusetMems        string `json:"cpuset_mems,omitempty"`
 	Pids              int64  `json:"pids,omitempty"` // processes and threads
+
+	NanoCPUs           int64  `json:"nano_cpus,omitempty"`  // what CPUQuota and CPUPeriod were said as
+	Swappiness         *int64 `json:"swappiness,omitempty"` // 0 to 100
+	OOMKillDisable     bool   `json:"oom_kill_disable,omitempty"`
+	CPURealtimePeriod  int64  `json:"cpu_realtime_period,omitempty"`  // microseconds
+	CPURealtimeRuntime int64  `json:"cpu_realtime_runtime,omitempty"` // microseconds per period
+	Blkio              Blkio  `json:"blkio,omitzero"`
 }
 
 // Rlimit is a limit of the kernel on each process.
@@ -231,8 +239,6 @@ func (s Spec) check() error {
 	switch {
 	case len(s.Process.args()) == 0:
 		return invalid("no command specified")
-	case s.Network != NetworkNone && s.Network != NetworkHost:
-		return unsupported("network %s is not supported yet; use --network host or none", s.Network)
 	case s.Hostname != "" && (len(s.Hostname) > 63 || !hostnameGrammar.MatchString(s.Hostname)):
 		return invalid("invalid hostname: %q", s.Hostname)
 	case s.Domainname != "" && (len(s.Domainname) > 63 || !hostnameGrammar.MatchString(s.Domainname)):
@@ -259,6 +265,9 @@ func (s Spec) check() error {
 		return err
 	}
 	if err := s.Resources.check(); err != nil {
+		return err
+	}
+	if err := s.checkOptions(); err != nil {
 		return err
 	}
 	return checkMounts(s.Mounts)
@@ -291,31 +300,6 @@ func (s Spec) checkStrings() error {
 	}
 	if size > maxLabels {
 		return invalid("labels are %d bytes, more than %d", size, maxLabels)
-	}
-	return nil
-}
-
-// check follows Docker's words.
-func (r Resources) check() error {
-	switch {
-	case r.Memory != 0 && r.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
-	case r.Memory == 0 && r.MemorySwap > 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case r.MemorySwap < -1:
-		return invalid("invalid memoryswap limit %d", r.MemorySwap)
-	case r.MemoryReservation < 0 || r.Memory > 0 && r.MemoryReservation > r.Memory:
-		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case r.CPUShares < 0:
-		return invalid("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
-	case r.CPUPeriod != 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000):
-		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-	case r.CPUQuota > 0 && r.CPUQuota < 1000:
-		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	case r.Pids < 0:
-		return invalid("invalid pids limit %d", r.Pids)
 	}
 	return nil
 }

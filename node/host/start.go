@@ -95,14 +95,16 @@ func (h *Host) clearLast(ctx context.Context, c *ctr, restarts int) error {
 // launch makes the container in the runtime, connects who waits for it, and
 // executes its program. After an error the runtime has nothing of it.
 func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
-	bundle, err := h.bundle(c)
+	bundle, release, err := h.bundle(ctx, c)
 	if err != nil {
 		return err
 	}
 	rec, _ := c.now()
 	id := rec.ID
 	bundle.Restart = left(rec.Spec.Restart, rec.Restarts)
-	if err := h.opts.Runtime.Create(ctx, bundle); err != nil {
+	err = h.opts.Runtime.Create(ctx, bundle)
+	release()
+	if err != nil {
 		if errors.Is(err, container.ErrUnsupported) {
 			return unsupported("%v", err)
 		}

@@ -193,17 +193,34 @@ func TestIDRange(t *testing.T) {
 		}
 		seen = append(seen, first)
 	}
-	r.free(seen[1])
+	r.free(seen[1], false)
 	if again, err := r.take(); err != nil || again != seen[1] {
 		t.Errorf("take() = %d, %v; want %d, which is free", again, err, seen[1])
 	}
-	if err := r.restore(seen[0]); err == nil {
+	if err := r.restore(seen[0], false); err == nil {
 		t.Error("numbers were given to two containers")
 	}
 	for _, wrong := range []uint32{0, seen[0] + 1, r.base - idsPerContainer} {
-		if err := r.restore(wrong); err == nil {
+		if err := r.restore(wrong, false); err == nil {
 			t.Errorf("restore(%d) took numbers of somebody else", wrong)
 		}
+	}
+	// What is shared stays reserved as long as one of those that share it is there.
+	if err := r.share(seen[2]); err != nil {
+		t.Fatal(err)
+	}
+	r.free(seen[2], false)
+	if first, err := r.take(); err != nil || first == seen[2] {
+		t.Errorf("take() = %d, %v: somebody still has these numbers", first, err)
+	} else {
+		r.free(first, false)
+	}
+	r.free(seen[2], true)
+	if err := r.share(seen[2]); !errors.Is(err, ErrConflict) {
+		t.Errorf("share() of free numbers: %v, want ErrConflict", err)
+	}
+	if again, err := r.take(); err != nil || again != seen[2] {
+		t.Errorf("take() = %d, %v; want %d, which is free", again, err, seen[2])
 	}
 	for range containersMax - 3 {
 		if _, err := r.take(); err != nil {

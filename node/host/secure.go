@@ -1,0 +1,60 @@
+package host
+
+import (
+	"slices"
+
+	mobyseccomp "github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container"
+)
+
+// secure chooses what holds the container in. Process.Capabilities and Mounts are
+// chosen by now.
+func secure(s *specs.Spec, sec Security) error {
+	if sec.Privileged {
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+		for i, m := range s.Mounts {
+			if m.Type == "sysfs" || m.Type == "cgroup" {
+				s.Mounts[i].Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
+			}
+		}
+	}
+	if sec.WritableCgroups {
+		for i, m := range s.Mounts {
+			if m.Type == "cgroup" {
+				s.Mounts[i].Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
+			}
+		}
+	}
+	if sec.MaskedPaths != nil {
+		s.Linux.MaskedPaths = sec.MaskedPaths
+	}
+	if sec.ReadonlyPaths != nil {
+		s.Linux.ReadonlyPaths = sec.ReadonlyPaths
+	}
+	switch {
+	case sec.Seccomp == SeccompUnconfined, sec.Seccomp == "" && sec.Privileged:
+		return nil
+	case sec.Seccomp == "":
+		return container.SetDefaultSeccomp(s)
+	}
+	profile, err := mobyseccomp.LoadProfile(sec.Seccomp, s)
+	if err != nil {
+		return invalid("decoding seccomp profile failed: %v", err)
+	}
+	s.Linux.Seccomp = profile
+	return nil
+}
+
+// check reports a profile that is none.
+func (sec Security) check() error {
+	if sec.Seccomp == "" || sec.Seccomp == SeccompUnconfined {
+		return nil
+	}
+	s := container.DefaultSpec()
+	if _, err := mobyseccomp.LoadProfile(sec.Seccomp, s); err != nil {
+		return invalid("decoding seccomp profile failed: %v", err)
+	}
+	return nil
+}
