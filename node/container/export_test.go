@@ -12,3 +12,21 @@ func (r *Runtime) WithoutUnified() {
 	r.groups.unified = ""
 	delete(r.groups.v1, "")
 }
+
+// Watches returns how many calls of WatchOOM look for kills.
+func (r *Runtime) Watches() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.notes == nil {
+		return 0
+	}
+	r.notes.mu.Lock()
+	defer r.notes.mu.Unlock()
+	all := map[*watch]bool{}
+	for _, list := range r.notes.watches {
+		for _, w := range list {
+			all[w] = true
+		}
+	}
+	return len(all)
+}

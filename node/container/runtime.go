@@ -34,6 +34,8 @@ type Runtime struct {
 	busy map[string]bool // containers that are being created or deleted
 	// containers whose limits or freezer somebody changes; closed when they have
 	changing map[string]chan struct{}
+	notes    *notifier // for WatchOOM, once somebody has called it
+	closed   bool
 }
 
 // Open prepares the directories of cfg and the program of the shims.
@@ -72,6 +74,13 @@ func Open(cfg Config) (*Runtime, error) {
 // Close releases what Open took. Containers run on.
 func (r *Runtime) Close() error {
 	r.groups.removeEmpty(r.cfg.CgroupParent)
+	r.mu.Lock()
+	notes := r.notes
+	r.notes, r.closed = nil, true
+	r.mu.Unlock()
+	if notes != nil {
+		return errors.Join(notes.close(), r.init.Close())
+	}
 	return r.init.Close()
 }
 
