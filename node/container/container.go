@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container/plan"
+	"berth.internal/node/container/shim"
 )
 
 // Config says where a Runtime keeps its things. Two Runtimes on one kernel must
@@ -58,7 +59,8 @@ type Bundle struct {
 	// Without it, it is /dev/null.
 	Stdin bool
 	// StdinOnce ends that input when the first Streams that had it is closed (or
-	// its agent dies). Otherwise it stays open as long as the container lives.
+	// its agent dies). Otherwise it stays open as long as the container lives. A
+	// terminal's input stays open in any case: programs end it by a character.
 	StdinOnce bool
 	// Terminal makes standard input and output a terminal of this size. It goes with
 	// Spec.Process.Terminal. Output is one stream then, Stdout.
@@ -75,10 +77,7 @@ type Bundle struct {
 const DefaultAppArmor = plan.DefaultAppArmor
 
 // TerminalSize is the size of a terminal in characters.
-type TerminalSize struct {
-	Rows    uint16 `json:"rows"`
-	Columns uint16 `json:"columns"`
-}
+type TerminalSize = shim.TerminalSize
 
 // RestartPolicy says after which ends a container's program begins again.
 type RestartPolicy string

@@ -137,7 +137,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 // request returns what a shim is asked to create, but for the cgroup, and the
 // programs for it.
 func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
-	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host})
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal)})
 	if err != nil {
 		return shim.Create{}, nil, err
 	}
@@ -145,7 +145,7 @@ func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
 	return shim.Create{
 		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
 		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send, Null: p.Null,
-		Prepare: len(prepare),
+		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
 		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
 	}, append(prepare, p.Child.Encode()...), nil
 }

@@ -130,8 +130,9 @@ type Exec struct {
 	Streams
 	Pid int // on the node
 
-	id string
-	c  *shim.Conn
+	id       string
+	c        *shim.Conn
+	terminal []terminalEnd // of its terminal, if it has one
 }
 
 // Exec runs a further process in a running container and returns when it runs.
@@ -157,27 +158,37 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
-	chosen := [3]bool{spec.Stdin, spec.Stdout, spec.Stderr}
-	ep, err := plan.ForExec(plan.ExecInput{Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Host: r.host, Pipe: chosen})
+	method, pipes := shim.MethodExec, spec.AttachOptions
+	if spec.Terminal != nil {
+		method, pipes = shim.MethodExecTerminal, AttachOptions{}
+	}
+	ep, err := plan.ForExec(plan.ExecInput{
+		Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Host: r.host,
+		Pipe: [3]bool{pipes.Stdin, pipes.Stdout, pipes.Stderr}, Terminal: planned(spec.Terminal),
+	})
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	p, err := openPipes(spec.AttachOptions, true)
+	p, err := openPipes(pipes, true)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	prepare := ep.Prepare.Encode()
-	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodExec, Exec: &shim.Exec{
-		Attach: shim.Attach{Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr},
-		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare),
+	resp, files, err := exchange(ctx, c, shim.Request{Method: method, Exec: &shim.Exec{
+		Attach: shim.Attach{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr},
+		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
 	}}, append(prepare, ep.Child.Encode()...), p.theirs...)
 	p.sent()
+	e := &Exec{Streams: p.ours, Pid: resp.Pid, id: id, c: c}
+	if err == nil && spec.Terminal != nil {
+		err = e.connect(spec.AttachOptions, files)
+	}
 	if err != nil {
 		p.close()
 		_ = c.Close()
 		return nil, r.orStopped(ctx, id, err)
 	}
-	return &Exec{Streams: p.ours, Pid: resp.Pid, id: id, c: c}, nil
+	return e, nil
 }
 
 // Wait returns the exit code, 128 + n if signal n ended it. The process goes on

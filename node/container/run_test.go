@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -288,7 +289,11 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"id", func(b *container.Bundle) { b.ID = "../x" }, nil, "an id has"},
 		{"no spec", func(b *container.Bundle) { b.Spec = nil }, nil, "no spec"},
-		{"terminal", func(b *container.Bundle) { b.Spec.Process.Terminal = true }, container.ErrUnsupported, "process.terminal"},
+		{"terminal without a size", func(b *container.Bundle) { b.Spec.Process.Terminal = true }, nil, "process.terminal"},
+		{"terminal without devpts", func(b *container.Bundle) {
+			b.Spec.Process.Terminal, b.Terminal = true, &container.TerminalSize{}
+			b.Spec.Mounts = slices.DeleteFunc(b.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "devpts" })
+		}, container.ErrUnsupported, "devpts at /dev/pts"},
 		{"hooks", func(b *container.Bundle) { b.Spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} }, container.ErrUnsupported, "hooks"},
 		{"AppArmor", func(b *container.Bundle) { b.Spec.Process.ApparmorProfile = "x" }, container.ErrUnsupported, "process.apparmorProfile x"},
 		{"time namespace", func(b *container.Bundle) {

@@ -77,9 +77,9 @@ func TestSecurityModules(t *testing.T) {
 			in.Host.SELinux = true
 			in.Spec.Process.SelinuxLabel, in.Spec.Linux.MountLabel = "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0:c1,c2"
 		}, shim: []string{
-			`"context", "system_u:object_r:container_file_t:s0:c1,c2"`, `fsopen("tmpfs"`, `"context", "system_u:object_r:container_file_t:s0:c1,c2"`,
+			`"context", "system_u:object_r:container_file_t:s0:c1,c2"`, `fsopen("tmpfs"`, `"context", "system_u:object_r:container_file_t:s0:c1,c2"`, `fsopen("devpts"`, `"context", `,
 		}, child: []string{
-			`openat(-100, "/proc/thread-self/attr/exec", 0x80001, 0)`, `fsopen("devpts"`, `"context", `, pivot, `"system_u:system_r:container_t:s0", 0x20)`,
+			`openat(-100, "/proc/thread-self/attr/exec", 0x80001, 0)`, `fsopen("tmpfs"`, `"context", `, pivot, `"system_u:system_r:container_t:s0", 0x20)`,
 		}},
 		{name: "no SELinux", set: func(in *plan.Input) { in.Spec.Process.SelinuxLabel = "a:b:c:s0" }, err: "process.selinuxLabel a:b:c:s0 on a kernel without SELinux", refused: true},
 		{name: "no SELinux for mounts", set: func(in *plan.Input) { in.Spec.Linux.MountLabel = "a:b:c:s0" }, err: "linux.mountLabel a:b:c:s0 on a kernel without SELinux", refused: true},

@@ -56,6 +56,9 @@ func check(in Input) error {
 	if err := checkMountLabel(in.Host, l.MountLabel); err != nil {
 		return err
 	}
+	if err := needTerminal(s.Process, in.Terminal, s.Mounts); err != nil {
+		return err
+	}
 	return checkProcess(s.Process)
 }
 
@@ -69,7 +72,6 @@ func hooks(h *specs.Hooks) int {
 // would read only in part.
 func checkProcess(p *specs.Process) error {
 	for _, a := range []asked{
-		{"process.terminal", p.Terminal},
 		{"process.scheduler", p.Scheduler != nil},
 		{"process.ioPriority", p.IOPriority != nil},
 		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},

@@ -71,6 +71,9 @@ func (b *builder) devices() error {
 			return err
 		}
 	}
+	if b.Terminal != nil && !made["console"] {
+		p.Call(unix.SYS_MKNODAT, call.Get(dev), call.Str("console"), call.Int(unix.S_IFREG|0o600), call.Int(0)).As("make /dev/console")
+	}
 	for _, l := range devLinks() {
 		p.Call(unix.SYS_SYMLINKAT, call.Str(l[1]), call.Get(dev), call.Str(l[0])).On(call.Next, unix.EEXIST).As("make /dev/" + l[0])
 	}

@@ -78,6 +78,9 @@ func (b *builder) maskedPaths() {
 func (b *builder) limits() {
 	l := b.spec.Linux
 	pipe := [3]bool{b.Stdin, true, true}
+	if b.Terminal != nil {
+		pipe = [3]bool{}
+	}
 	if b.Detached != nil {
 		pipe = b.Detached.Pipe
 	}

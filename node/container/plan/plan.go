@@ -56,7 +56,9 @@ const (
 	Child      = Sync   // number of the child
 	UserNS     = Status // the child's user namespace
 	NetNS      = Init   // network namespace of Linux.Namespaces with a path
-	parentRegs = Init + 1
+	ChildFD    = Init + 1
+	Devpts     = UserNS // of Exec with a terminal: what Create.Devpts was
+	parentRegs = ChildFD + 1
 )
 
 // Rootfs is an overlay of directories.
@@ -73,6 +75,9 @@ type Input struct {
 	Stdin   bool   // standard input is a pipe
 	Seccomp []byte // Spec.Linux.Seccomp as BPF instructions
 	Host    Host
+	// Terminal is the size of the terminal that is standard input and output, nil if
+	// these are pipes.
+	Terminal *Terminal
 	// Detached is a container that is left to its caller: the descriptors it gets
 	// come from there, as does the word to start, and the root file system is
 	// Spec.Root.Path as it is on disk. Nil: it has a shim.
@@ -119,7 +124,10 @@ type Create struct {
 	Prepare *call.Program
 	Send    []call.Reg // of Prepare, what the child receives
 	Null    call.Reg   // of Prepare, the container's /dev/null, open; 0: none
-	Child   *call.Program
+	// Devpts, of Prepare, is the file system of the container's terminals, and Master
+	// and Peer are the ends of the one that it has. 0: none.
+	Devpts, Master, Peer call.Reg
+	Child                *call.Program
 }
 
 // For makes the plan of a container. Errors: ErrUnsupported.
@@ -143,7 +151,7 @@ func For(in Input) (*Create, error) {
 	}
 	create := &Create{
 		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, OOM: in.Spec.Process.OOMScoreAdj,
-		Prepare: b.parent, Send: b.send, Null: b.null, Child: b.child,
+		Prepare: b.parent, Send: b.send, Null: b.null, Child: b.child, Devpts: b.devpts, Master: b.master, Peer: b.peer,
 	}
 	if ns.user {
 		create.UIDMap, create.GIDMap = idMap(in.Spec.Linux.UIDMappings), idMap(in.Spec.Linux.GIDMappings)
@@ -154,22 +162,24 @@ func For(in Input) (*Create, error) {
 // builder makes both programs side by side.
 type builder struct {
 	Input
-	ns       namespaces
-	spec     *specs.Spec
-	parent   *call.Program
-	child    *call.Program
-	send     []call.Reg // registers of parent …
-	base     call.Reg   // … that become this register of child, and those after it
-	root     call.Reg   // of child: the root directory
-	dev      call.Reg   // of child: the file system of /dev
-	sys      call.Reg   // of child: the one of /sys; 0 if the child makes it itself
-	null     call.Reg   // of parent: /dev/null, open …
-	nullHere call.Reg   // … and of child
-	bound    map[int]mounted
-	mounts   []mounted
-	seal     []mounted // to be made read-only when all is mounted
-	at       call.Reg  // of child: for steps that open something …
-	next     call.Reg  // … and something else
+	ns                   namespaces
+	spec                 *specs.Spec
+	parent               *call.Program
+	child                *call.Program
+	send                 []call.Reg // registers of parent …
+	base                 call.Reg   // … that become this register of child, and those after it
+	root                 call.Reg   // of child: the root directory
+	dev                  call.Reg   // of child: the file system of /dev
+	sys                  call.Reg   // of child: the one of /sys; 0 if the child makes it itself
+	null                 call.Reg   // of parent: /dev/null, open …
+	nullHere             call.Reg   // … and of child
+	terminal             call.Reg   // of child: its terminal; 0: none
+	devpts, master, peer call.Reg   // of parent: see Create
+	bound                map[int]mounted
+	mounts               []mounted
+	seal                 []mounted // to be made read-only when all is mounted
+	at                   call.Reg  // of child: for steps that open something …
+	next                 call.Reg  // … and something else
 }
 
 // mounted is a mount on its way to its place: in the child, attached nowhere
@@ -183,7 +193,7 @@ type mounted struct {
 
 func (b *builder) build() error {
 	// What is sent is known only after the mounts were seen, but received first.
-	b.base = b.child.Regs(4 + len(b.spec.Mounts)) // root, /dev, /dev/null, /sys
+	b.base = b.child.Regs(5 + len(b.spec.Mounts)) // root, /dev, /dev/null, /sys, terminal
 	b.at, b.next = b.child.Reg(), b.child.Reg()
 	b.limits()
 	b.enterIDs()
@@ -194,6 +204,9 @@ func (b *builder) build() error {
 		return err
 	}
 	if err := b.binds(); err != nil {
+		return err
+	}
+	if err := b.terminals(); err != nil {
 		return err
 	}
 	b.leaveIDs()
@@ -217,6 +230,7 @@ func (b *builder) build() error {
 		b.pivot()
 		b.attachMounts()
 	}
+	b.console()
 	if err := b.network(); err != nil {
 		return err
 	}
@@ -241,7 +255,7 @@ func (b *builder) build() error {
 
 // launch says how the container's first process begins.
 func (b *builder) launch() launch {
-	l := launch{proc: b.spec.Process, seccomp: b.Seccomp, root: b.root, gate: func() {
+	l := launch{proc: b.spec.Process, seccomp: b.Seccomp, root: b.root, terminal: b.terminal, gate: func() {
 		b.child.Ready()
 		wait(b.child, Sync)
 	}}

@@ -30,6 +30,7 @@ type launch struct {
 	gate        func()   // adds what it waits for before execve; nil: nothing
 	files       int      // descriptors it gets from number 3 on, in registers from childRegs on
 	keepKeyring bool
+	terminal    call.Reg // its stdio, which is this then; 0: registers Stdin, Stdout and Stderr are
 }
 
 // process adds what makes the child the process of l: everything between a built
@@ -40,7 +41,13 @@ func process(c *call.Program, l launch) error {
 		return err
 	}
 	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
+		if l.terminal != 0 {
+			fd = l.terminal
+		}
 		c.Call(unix.SYS_DUP3, call.Get(fd), call.Int(i), call.Int(0)).As("connect stdio")
+	}
+	if l.terminal != 0 {
+		c.Call(unix.SYS_IOCTL, call.Int(0), call.Int(unix.TIOCSCTTY), call.Int(0)).As("make the terminal that of the session")
 	}
 	// What the shim ignores, and who started the node: the fork resets only what Go
 	// handles.
@@ -228,6 +235,8 @@ type Exec struct {
 	OOM     *int
 	Enter   []int // CLONE_NEW* of namespaces that the shim enters for the fork
 	Prepare *call.Program
+	Send    []call.Reg // of Prepare, what the child receives instead of a word
+	Master  call.Reg   // of Prepare: the terminal; 0: none
 	Child   *call.Program
 }
 
@@ -239,12 +248,17 @@ type ExecInput struct {
 	Host    Host
 	Pipe    [3]bool // which of its stdio are pipes
 	Files   int     // descriptors that it gets from number 3 on
+	// Terminal is the size of the terminal that its stdio is, nil if it has none.
+	Terminal *Terminal
 }
 
 // ForExec makes the plan of a further process. Errors: ErrUnsupported.
 func ForExec(in ExecInput) (*Exec, error) {
 	s, proc := in.Spec, in.Process
 	if err := checkProcess(proc); err != nil {
+		return nil, err
+	}
+	if err := needTerminal(proc, in.Terminal, s.Mounts); err != nil {
 		return nil, err
 	}
 	ns, err := namespacesOf(s)
@@ -265,24 +279,34 @@ func ForExec(in ExecInput) (*Exec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	wait(child, Sync) // until it is in the container's cgroup
-	var enter []int
+	exec := &Exec{OOM: proc.OOMScoreAdj, Prepare: parent, Child: child}
+	l := launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, files: in.Files}
+	// It waits until it is in the container's cgroup.
+	if in.Terminal != nil {
+		var peer call.Reg
+		exec.Master, peer = openTerminal(parent, Devpts, *in.Terminal, hostID(s.Linux.UIDMappings, proc.User.UID))
+		exec.Send = []call.Reg{peer}
+		l.terminal = child.Reg()
+		child.Receive(Sync, l.terminal, 1).As("receive the terminal from the shim")
+	} else {
+		wait(child, Sync)
+	}
 	if ns.flags&unix.CLONE_NEWPID != 0 {
-		enter = append(enter, unix.CLONE_NEWPID) // concerns children only
+		exec.Enter = append(exec.Enter, unix.CLONE_NEWPID) // concerns children only
 	}
 	if ns.netPath != "" {
-		enter = append(enter, unix.CLONE_NEWNET) // belongs to the node, not to the container's user namespace
+		exec.Enter = append(exec.Enter, unix.CLONE_NEWNET) // belongs to the node, not to the container's user namespace
 	}
 	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(int(ns.flags&^unix.CLONE_NEWPID))).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
-	root := child.Reg()
-	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(root).
+	l.root = child.Reg()
+	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(l.root).
 		As("open the container's root directory")
-	if err := process(child, launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, root: root, files: in.Files}); err != nil {
+	if err := process(child, l); err != nil {
 		return nil, err
 	}
 	if err := child.Check(); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
-	return &Exec{OOM: proc.OOMScoreAdj, Enter: enter, Prepare: parent, Child: child}, nil
+	return exec, nil
 }

@@ -103,20 +103,32 @@ func (s *shim) build() error {
 		err = s.fork(streams)
 	}
 	closeAll(streams[:])
+	if err == nil && s.term.master != nil {
+		err = s.useTerminal()
+	}
 	if err != nil {
 		s.closeStreams()
 		return err
 	}
 	for i, o := range []*output{&s.out, &s.err} {
-		from := s.outs[i]
-		o.begin()
-		s.copies.Go(func() { o.copy(from) })
+		if from := s.outs[i]; from != nil {
+			o.begin()
+			s.copies.Go(func() { o.copy(from) })
+		}
 	}
 	return nil
 }
 
 // openStreams makes the container's stdio and returns its ends.
 func (s *shim) openStreams() (streams stdio, err error) {
+	if s.Master != 0 { // until the container has its terminal
+		for i := range streams {
+			if streams[i], err = os.Open(os.DevNull); err != nil {
+				return streams, err
+			}
+		}
+		return streams, nil
+	}
 	if s.Stdin {
 		if s.stdin, streams[0], err = pipe(false); err != nil {
 			return streams, err
@@ -145,7 +157,8 @@ func (s *shim) closeStdin() {
 // closeStreams closes the shim's ends of stdio that nobody copies.
 func (s *shim) closeStreams() {
 	s.closeStdin()
-	closeAll(s.outs[:])
+	closeAll([]*os.File{s.outs[0], s.outs[1], s.term.master})
+	s.term.master = nil
 	s.outs = [2]*os.File{}
 }
 
@@ -224,8 +237,8 @@ func (s *shim) abandon() {
 
 // letGo closes what the shim has of a first process that is gone.
 func (s *shim) letGo() {
-	closeAll([]*os.File{s.sync, s.status, s.null})
-	s.sync, s.status, s.null = nil, nil, nil
+	closeAll([]*os.File{s.sync, s.status, s.null, s.term.pts, s.term.peer})
+	s.sync, s.status, s.null, s.term.pts, s.term.peer = nil, nil, nil, nil, nil
 	if s.pidfd > 0 {
 		_ = unix.Close(s.pidfd)
 		s.pidfd = 0
@@ -266,7 +279,7 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 		userns = int(f.Fd())
 	}
 	s.adjustOOM(proc, s.OOM)
-	given := append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns))
+	given := append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns), uintptr(s.pidfd))
 	regs, err := s.plan.prepare.Run(status, given)
 	defer func() {
 		for _, fd := range regs[min(len(given), len(regs)):] {
@@ -278,37 +291,15 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 	if err != nil {
 		return err
 	}
-	if int(s.Null) >= len(regs) {
-		return errors.New("damaged program")
-	}
 	if s.Null != 0 {
-		if s.null, err = duplicate(regs[s.Null]); err != nil {
+		if s.null, err = copyOf(regs, s.Null); err != nil {
 			return err
 		}
 	}
-	fds := make([]int, len(s.Send))
-	for i, r := range s.Send {
-		if int(r) >= len(regs) {
-			return errors.New("damaged program")
-		}
-		fds[i] = int(regs[r])
+	if err := s.keepTerminal(regs); err != nil {
+		return err
 	}
-	for i := 0; i < len(fds); i += call.MaxReceive {
-		part := fds[i:min(i+call.MaxReceive, len(fds))]
-		if err := unix.Sendmsg(int(s.sync.Fd()), []byte{0}, unix.UnixRights(part...), nil, unix.MSG_NOSIGNAL); err != nil {
-			return fmt.Errorf("give the container its parts: %w", err)
-		}
-	}
-	return nil
-}
-
-// duplicate returns another descriptor of what fd is one of.
-func duplicate(fd uintptr) (*os.File, error) {
-	n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("keep a descriptor: %w", err)
-	}
-	return os.NewFile(uintptr(n), "null"), nil
+	return send(s.sync, regs, s.Send)
 }
 
 // writeFile writes to a file of the kernel in one piece.

@@ -170,7 +170,7 @@ func (s *shim) execOnce(c *Conn, e Exec, blob []byte, files []*os.File) (code *i
 	if err != nil {
 		return nil, err
 	}
-	pid, exited, err := s.forkExec(e, plan, stdio(files[:3]))
+	p, err := s.forkExec(e, plan, stdio(files[:3]))
 	if err != nil {
 		if coded, ok := errors.AsType[*Error](err); ok {
 			return nil, coded
@@ -179,9 +179,9 @@ func (s *shim) execOnce(c *Conn, e Exec, blob []byte, files []*os.File) (code *i
 		return nil, failf(why, "%v", err)
 	}
 	closeAll(files[:3])
-	if err := c.Send(Response{Version: Version, Pid: pid}, nil, s.given.process); err != nil || e.Once.Leave {
+	if err := c.Send(Response{Version: Version, Pid: p.pid}, nil, append(p.terminal, s.given.process)...); err != nil || e.Once.Leave {
 		return nil, err
 	}
-	n := exitCode(<-exited)
+	n := exitCode(<-p.exited)
 	return &n, nil
 }

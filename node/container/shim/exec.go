@@ -33,7 +33,7 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 			streams[i], given = given[0], given[1:]
 		}
 	}
-	pid, exited, err := s.forkExec(e, plan, streams)
+	p, err := s.forkExec(e, plan, streams)
 	_ = null.Close()
 	closeAll(files) // of the pipes only the process's ends stay, so that they end with it
 	if err != nil {
@@ -44,8 +44,9 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 		return nil, failf(why, "%v", err)
 	}
 	// If nobody is interested it runs on, like a container.
-	_ = c.Send(Response{Version: Version, Pid: pid}, nil)
-	n := exitCode(<-exited)
+	_ = c.Send(Response{Version: Version, Pid: p.pid}, nil, p.terminal...)
+	closeAll(p.terminal)
+	n := exitCode(<-p.exited)
 	return &n, nil
 }
 
@@ -60,17 +61,24 @@ func (s *shim) devNull() (*os.File, error) {
 	return duplicate(s.null.Fd())
 }
 
+// process is a further process of the container.
+type process struct {
+	pid      int
+	exited   chan unix.WaitStatus
+	terminal []*os.File // its master, if it has one
+}
+
 // forkExec forks the process and returns when it has executed its command.
-func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited chan unix.WaitStatus, err error) {
+func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err error) {
 	ourSync, theirSync, err := syncPair()
 	if err != nil {
-		return 0, nil, err
+		return p, err
 	}
 	defer ourSync.Close()
 	defer theirSync.Close()
 	ourStatus, theirStatus, err := s.execStatus()
 	if err != nil {
-		return 0, nil, err
+		return p, err
 	}
 	defer ourStatus.Close()
 	defer theirStatus.Close()
@@ -84,43 +92,72 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (pid int, exited c
 	if born {
 		dir, err := os.Open(s.Cgroup.Unified)
 		if err != nil {
-			return 0, nil, fmt.Errorf("open cgroup: %w", err)
+			return p, fmt.Errorf("open cgroup: %w", err)
 		}
 		defer dir.Close()
 		f.Cgroup = int(dir.Fd())
 	}
 	var warnings []string
-	pid, exited, err = s.begin(e, f, plan)
+	var pts *os.File
+	p.pid, p.exited, err = s.begin(e, f, plan)
 	if err != nil {
-		return 0, nil, err
+		return p, err
 	}
 	_ = theirSync.Close()
 	s.mu.Lock()
-	err = s.Cgroup.Join(pid, !born)
-	s.adjustOOM("/proc/"+strconv.Itoa(pid), e.OOM)
-	s.mu.Unlock()
-	if err == nil {
-		_, err = plan.prepare.Run(int(theirStatus.Fd()), append(streams.regs(), uintptr(pid)))
+	err = s.Cgroup.Join(p.pid, !born)
+	s.adjustOOM("/proc/"+strconv.Itoa(p.pid), e.OOM)
+	if e.Master != 0 && err == nil {
+		pts, err = s.terminals()
 	}
+	s.mu.Unlock()
+	defer closeAll([]*os.File{pts})
 	if err == nil {
-		_, err = ourSync.Write([]byte{0})
+		regs := append(streams.regs(), uintptr(p.pid))
+		if pts != nil {
+			regs = append(regs, pts.Fd())
+		}
+		p.terminal, err = equipExec(e, plan, regs, ourSync, theirStatus)
 	}
 	_ = theirStatus.Close()
-	if err != nil {
-		_ = ourSync.Close() // which ends the child
-		<-exited
-		return 0, nil, err
+	if err == nil {
+		_, err = readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) })
 	}
-	if _, err = readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) }); err != nil {
-		<-exited
-		return 0, nil, err
+	if err != nil {
+		_ = ourSync.Close() // which ends the child, if it still waits
+		<-p.exited
+		closeAll(p.terminal)
+		return process{}, err
 	}
 	s.mu.Lock()
 	for _, w := range warnings {
 		s.warn("exec: " + w)
 	}
 	s.mu.Unlock()
-	return pid, exited, nil
+	return p, nil
+}
+
+// equipExec gives the process what it cannot make itself, and the word to go on.
+func equipExec(e Exec, plan programs, regs []uintptr, sync, status *os.File) (terminal []*os.File, err error) {
+	regs, err = plan.prepare.Run(int(status.Fd()), regs)
+	if e.Master == 0 {
+		if err == nil {
+			_, err = sync.Write([]byte{0})
+		}
+		return nil, err
+	}
+	defer release(regs, append(e.Send, e.Master))
+	if err == nil {
+		err = send(sync, regs, e.Send)
+	}
+	if err != nil {
+		return nil, err
+	}
+	master, err := copyOf(regs, e.Master)
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{master}, nil
 }
 
 // begin forks with the container's first process in the register for it.

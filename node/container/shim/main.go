@@ -75,6 +75,7 @@ type shim struct {
 	Create
 	out, err output
 	stdin    *os.File // the writing end; nil: there is none, or it was given away
+	term     terminal // also of further processes
 	pidns    *os.File // of this process
 	null     *os.File // /dev/null of the container; nil: none
 	sync     *os.File // tells the container's first process to go on
@@ -201,10 +202,12 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		err = s.kill(unix.Signal(req.Kill.Signal))
 	case req.Method == MethodRestart && req.Restart != nil:
 		err = s.setRestart(*req.Restart)
+	case req.Method == MethodResize && req.Resize != nil:
+		err = s.resize(*req.Resize)
 	case req.Method == MethodAttach && req.Attach != nil:
 		give, after, err = s.attach(*req.Attach, files)
 		files = nil
-	case req.Method == MethodExec && req.Exec != nil:
+	case (req.Method == MethodExec || req.Method == MethodExecTerminal) && req.Exec != nil:
 		resp.ExitCode, err = s.exec(c, *req.Exec, blob, files)
 		files = nil
 	default:
@@ -315,7 +318,7 @@ func (s *shim) attach(a Attach, files []*os.File) (give []*os.File, after func(e
 		return nil, nil, nil
 	}
 	stdin := s.stdin
-	if s.StdinOnce {
+	if s.StdinOnce && s.term.master == nil { // the input of a terminal has no end
 		s.stdin = nil // from here on the agent's copy is the only one
 	} else {
 		fd, err := unix.FcntlInt(stdin.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the run may end while it is sent

@@ -29,19 +29,24 @@ const (
 	MethodKill   = "kill"
 	MethodAttach = "attach"
 	MethodExec   = "exec"
-	MethodGo     = "go" // on the connection of a create that pauses
+	MethodResize = "resize"
+	// MethodExecTerminal is MethodExec for a process with a terminal, of which shims
+	// that do not know this method have none.
+	MethodExecTerminal = "exec_terminal"
+	MethodGo           = "go" // on the connection of a create that pauses
 	// MethodRestart sets the restart policy.
 	MethodRestart = "set_restart"
 )
 
 // Request is what a shim is asked to do.
 type Request struct {
-	Version int     `json:"version"`
-	Method  string  `json:"method"`
-	Create  *Create `json:"create,omitempty"` // blob: the programs Prepare and Child
-	Kill    *Kill   `json:"kill,omitempty"`
-	Attach  *Attach `json:"attach,omitempty"` // descriptors: where stdout, stderr are written to, as chosen
-	Exec    *Exec   `json:"exec,omitempty"`   // blob: the programs Prepare and Child; descriptors: stdin, stdout, stderr, as chosen
+	Version int           `json:"version"`
+	Method  string        `json:"method"`
+	Create  *Create       `json:"create,omitempty"` // blob: the programs Prepare and Child
+	Kill    *Kill         `json:"kill,omitempty"`
+	Attach  *Attach       `json:"attach,omitempty"` // descriptors: where stdout, stderr are written to, as chosen
+	Resize  *TerminalSize `json:"resize,omitempty"`
+	Exec    *Exec         `json:"exec,omitempty"` // blob: the programs Prepare and Child; descriptors: stdin, stdout, stderr, as chosen
 
 	// Run is for MethodWait: wait for the end of that run only. A shim that does not
 	// know it begins no second one.
@@ -66,6 +71,11 @@ type Create struct {
 	Prepare   int          `json:"prepare"`        // size of that program in the blob
 	Cgroup    cgroup.Group `json:"cgroup"`
 	Restart   Restart      `json:"restart,omitzero"` // if it is set, PlanFile is there
+	// Registers of Prepare: the file system of terminals, and both ends of the one that
+	// is the container's stdio. 0: none.
+	Devpts call.Reg `json:"devpts,omitempty"`
+	Master call.Reg `json:"master,omitempty"`
+	Peer   call.Reg `json:"peer,omitempty"`
 	// Detached makes a container without a shim: this process leaves when it is
 	// created. Descriptors: see detached.go.
 	Detached *Detached `json:"detached,omitempty"`
@@ -110,7 +120,11 @@ type Exec struct {
 	OOM     *int  `json:"oom_score_adj,omitempty"`
 	Enter   []int `json:"enter,omitempty"` // CLONE_NEW*
 	Prepare int   `json:"prepare"`         // size of that program in the blob
-	Once    *Once `json:"once,omitempty"`  // descriptors: see detached.go
+	// Send are registers of Prepare that the process receives, and Master is the one of
+	// its terminal, which comes with the first answer. 0: it has none.
+	Send   []call.Reg `json:"send,omitempty"`
+	Master call.Reg   `json:"master,omitempty"`
+	Once   *Once      `json:"once,omitempty"` // descriptors: see detached.go
 }
 
 // Once makes this process the shim of no container, but of one further process of

@@ -3,6 +3,7 @@ package shim
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -72,6 +73,9 @@ func (s *shim) reap() {
 // finish ends a run after its first process.
 func (s *shim) finish(ws unix.WaitStatus) {
 	ended := time.Now().UTC()
+	s.mu.Lock()
+	closeAll([]*os.File{s.term.peer}) // from now on its output has an end
+	s.mu.Unlock()
 	if s.Flags&unix.CLONE_NEWPID == 0 {
 		// The kernel ends what is left only in a pid namespace.
 		s.killRest()

@@ -18,6 +18,7 @@ func (s *shim) goesOn(e Exit) bool {
 func (s *shim) over(e Exit) {
 	s.letGo()
 	s.closeStdin()
+	s.term.master = nil // closed by who copies the rest of it
 	s.fate = nil
 	if !s.goesOn(e) {
 		s.stop(e)
@@ -75,7 +76,7 @@ func (s *shim) rebuild() error {
 		return err
 	}
 	// What belongs to the programs; stdio, log and cgroup stay.
-	s.Flags, s.UIDMap, s.GIDMap, s.NetNS, s.OOM, s.Send, s.Null = c.Flags, c.UIDMap, c.GIDMap, c.NetNS, c.OOM, c.Send, c.Null
+	s.Flags, s.UIDMap, s.GIDMap, s.NetNS, s.OOM, s.Send, s.Null, s.Devpts, s.Master, s.Peer = c.Flags, c.UIDMap, c.GIDMap, c.NetNS, c.OOM, c.Send, c.Null, c.Devpts, c.Master, c.Peer
 	if err := s.build(); err != nil {
 		return err
 	}
