@@ -254,6 +254,9 @@ func fromRuntime(st container.State) State {
 	case st.Status == container.StatusRunning:
 		s.Status = Running
 	case st.Status == container.StatusRestarting:
+		if st.Last != nil {
+			s = fromExit(*st.Last)
+		}
 		s.Status = Restarting
 	case st.Started.IsZero() && st.Error != "":
 		s.Started = st.Created // its shim was lost, and with it the time
@@ -261,6 +264,11 @@ func fromRuntime(st container.State) State {
 		s.Status = Created // its program was never executed
 	}
 	return s
+}
+
+// fromExit translates how a run ended.
+func fromExit(e container.Exit) State {
+	return State{ExitCode: e.ExitCode, Error: e.Error, OOMKilled: e.OOMKilled, Started: e.Started, Finished: e.Finished}
 }
 
 // removeFiles removes everything the container has on the node, its record

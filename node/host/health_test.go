@@ -179,12 +179,13 @@ func TestHealthOfContainer(t *testing.T) {
 	if last := s.Log[len(s.Log)-1]; last.ExitCode != 0 || len(last.Output) != healthOutput || last.End.Before(last.Start) {
 		t.Errorf("one that is well is %+v", s)
 	}
-	n.says(t, "well", "up")
+	n.says(t, "well", "up", 1)
 	if err := n.Kill(t.Context(), "well", "HUP"); err != nil {
 		t.Fatal(err)
 	}
 	events.await(t, "well", "die")
 	events.await(t, "well", "start")
+	n.says(t, "well", "up", 2)
 	events.await(t, "well", "health_status: healthy") // again, from the beginning
 	x, err := n.CreateExec(t.Context(), "well", ExecSpec{Args: []string{"sh", "-c", "rm /well || busybox rm /well"}})
 	if err != nil {

@@ -187,15 +187,18 @@ func (n *node) state(t *testing.T, name string) State {
 	return c.State
 }
 
-// says returns when the container's last run has written that line.
-func (n *node) says(t *testing.T, name, line string) {
+// says returns when the container has written that line so many times.
+func (n *node) says(t *testing.T, name, line string, times int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	heard := errors.New("heard")
-	opts := LogOptions{Stdout: true, Follow: true, Tail: -1, Since: n.state(t, name).Started}
+	opts := LogOptions{Stdout: true, Follow: true, Tail: -1}
 	err := n.Logs(ctx, name, opts, func(e LogEntry) error {
 		if string(e.Text) == line+"\n" {
+			times--
+		}
+		if times == 0 {
 			return heard
 		}
 		return nil

@@ -223,7 +223,7 @@ func TestSetRestart(t *testing.T) {
 	n := newNode(t)
 	n.create(t, "web", "trap 'exit 129' HUP; echo up; while :; do sleep 0.05; done", nil)
 	n.start(t, "web")
-	n.says(t, "web", "up")
+	n.says(t, "web", "up", 1)
 	if err := n.SetRestart(t.Context(), "web", Restart{Policy: RestartAlways}); err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestSetRestart(t *testing.T) {
 	}
 	events.await(t, "web", "die")
 	events.await(t, "web", "start")
-	n.says(t, "web", "up")
+	n.says(t, "web", "up", 2)
 	if err := n.SetRestart(t.Context(), "web", Restart{}); err != nil {
 		t.Fatal(err)
 	}
@@ -250,5 +250,39 @@ func TestSetRestart(t *testing.T) {
 	}
 	if err := n.SetRestart(t.Context(), "web", Restart{Policy: "often"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a policy that does not exist: %v", err)
+	}
+}
+
+// TestRestartsWithoutNode: what begins again while there is no node is counted by the
+// next one, which goes on telling.
+func TestRestartsWithoutNode(t *testing.T) {
+	n := newNode(t)
+	n.create(t, "loop", "echo up; exit 7", with(RestartAlways, 0))
+	n.start(t, "loop")
+	n.shut(t)
+	n.open(t)
+	events := n.Events()
+	defer events.Close()
+	events.await(t, "loop", "die")
+	n.says(t, "loop", "up", 4)
+	s := n.state(t, "loop")
+	if !s.Alive() || s.Restarts < 2 {
+		t.Errorf("loop is %+v, want it alive", s)
+	}
+	wait, err := n.Wait("loop", NextExit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := wait(t.Context()); err != nil || exit.Code != 7 {
+		t.Errorf("the next exit is %+v, %v, want code 7", exit, err)
+	}
+	if s := n.state(t, "loop"); s.Status != Restarting || s.ExitCode != 7 {
+		t.Errorf("after it loop is %+v, want restarting", s)
+	}
+	if err := n.Stop(t.Context(), "loop", StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := n.state(t, "loop"); s.Status != Exited || s.ExitCode != 7 {
+		t.Errorf("in the end loop is %+v, want exited", s)
 	}
 }

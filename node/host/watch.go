@@ -109,8 +109,7 @@ func (c *ctr) exitOf(run int, st container.State) State {
 	_, state := c.now()
 	ended := fromRuntime(st)
 	if st.Run > run && st.Last != nil {
-		l := *st.Last
-		ended = State{ExitCode: l.ExitCode, Error: l.Error, OOMKilled: l.OOMKilled, Started: l.Started, Finished: l.Finished}
+		ended = fromExit(*st.Last)
 	}
 	ended.PID, ended.Restarts = 0, state.Restarts
 	return ended
