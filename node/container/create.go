@@ -74,6 +74,9 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return errors.New("the bundle has no spec for Linux")
 	}
+	if b.Spec, err = resolve(b.Spec); err != nil {
+		return err
+	}
 	bpf, err := r.filters.compile(b.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
@@ -144,7 +147,7 @@ func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
 	prepare := p.Prepare.Encode()
 	return shim.Create{
 		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
-		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, OOM: p.OOM, Send: p.Send, Null: p.Null,
+		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
 		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
 	}, append(prepare, p.Child.Encode()...), nil

@@ -296,12 +296,6 @@ func TestRefusals(t *testing.T) {
 		}, container.ErrUnsupported, "devpts at /dev/pts"},
 		{"hooks", func(b *container.Bundle) { b.Spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} }, container.ErrUnsupported, "hooks"},
 		{"AppArmor", func(b *container.Bundle) { b.Spec.Process.ApparmorProfile = "x" }, container.ErrUnsupported, "process.apparmorProfile x"},
-		{"time namespace", func(b *container.Bundle) {
-			b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-		}, container.ErrUnsupported, "time namespace"},
-		{"the node's network in a user namespace", func(b *container.Bundle) {
-			b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces[:2], b.Spec.Linux.Namespaces[3:]...)
-		}, container.ErrUnsupported, "the node's network namespace"},
 		{"sysctl of the node", func(b *container.Bundle) { b.Spec.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} }, nil, "vm.swappiness"},
 		{"file system", func(b *container.Bundle) {
 			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/x", Type: "nfs"})

@@ -1,9 +1,15 @@
 package call
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -40,6 +46,9 @@ type Fork struct {
 	// for the moment of the fork: the child cannot itself, once it is in a user
 	// namespace (network), or is not affected (pid).
 	Enter []Namespace
+	// User is a descriptor of a user namespace in which the child is born, and in which
+	// its new namespaces are; 0: this process's.
+	User int
 	// Status takes the child's reports.
 	Status int
 	// Regs are the first registers of the child, all of them descriptors. It closes
@@ -71,17 +80,94 @@ func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
 	if f.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 	}
+	var h *helper
+	if f.User > 0 {
+		if h, err = newHelper(f.User, args, &fd); err != nil {
+			return 0, -1, err
+		}
+	}
 	runtime.LockOSThread()
-	n, errno, lost := fork(m, args, f.Enter, f.others())
+	n, errno, lost := fork(m, args, h, f.Enter, f.others())
 	if !lost {
 		runtime.UnlockOSThread()
 	} // else the thread ends with its goroutine, and is of no use to others
 	runtime.KeepAlive(c)
 	runtime.KeepAlive(&fd)
+	if h != nil {
+		return h.result(int(n), errno)
+	}
 	if errno != 0 {
 		return 0, -1, errno
 	}
 	return int(n), int(fd), nil
+}
+
+// helper is a process that stands between this one and the child for a moment: a
+// process with several threads, as all of Go's, cannot enter a user namespace. It
+// shares its descriptors with this process, and the child becomes its sibling.
+type helper struct {
+	user   uintptr
+	args   cloneArgs
+	out    uintptr // pipe that takes word
+	pipe   [2]int
+	pidfd  unsafe.Pointer // of an int32
+	word   [2]uint64      // error, descriptor of the child
+	wordAt unsafe.Pointer
+}
+
+func newHelper(user int, child *cloneArgs, pidfd *int32) (*helper, error) {
+	h := &helper{user: uintptr(user), pidfd: unsafe.Pointer(pidfd)}
+	if err := unix.Pipe2(h.pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, err
+	}
+	h.out, h.wordAt = uintptr(h.pipe[1]), unsafe.Pointer(&h.word)
+	h.args = cloneArgs{flags: unix.CLONE_FILES, exitSignal: uint64(unix.SIGCHLD)}
+	child.flags |= unix.CLONE_PARENT
+	child.exitSignal = 0 // the helper's
+	return h, nil
+}
+
+// result waits for the helper, and returns what it made.
+func (h *helper) result(pid int, errno syscall.Errno) (child, pidfd int, err error) {
+	defer unix.Close(h.pipe[0])
+	defer unix.Close(h.pipe[1])
+	if errno != 0 {
+		return 0, -1, errno
+	}
+	for {
+		// Somebody else may have waited for it, which is as good.
+		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	b := make([]byte, 16)
+	if n, err := unix.Read(h.pipe[0], b); err != nil || n != len(b) {
+		return 0, -1, fmt.Errorf("the process that enters the user namespace ended: %w", err)
+	}
+	if e := syscall.Errno(binary.NativeEndian.Uint64(b)); e != 0 {
+		return 0, -1, fmt.Errorf("enter the user namespace: %w", e)
+	}
+	pidfd = int(int32(binary.NativeEndian.Uint64(b[8:])))
+	if child, err = pidOf(pidfd); err != nil {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		return 0, -1, errors.Join(err, unix.Close(pidfd))
+	}
+	return child, pidfd, nil
+}
+
+// pidOf returns the number of a process: the helper may see another one, in a pid
+// namespace.
+func pidOf(pidfd int) (int, error) {
+	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	return 0, errors.New("the kernel does not tell the number of a process")
 }
 
 // span is a range of descriptors, both ends included.
@@ -100,13 +186,34 @@ func (f Fork) others() []span {
 	return gaps
 }
 
+// fork forks the child, tells of it and exits; it returns in the child.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (h *helper) fork(args *cloneArgs) {
+	_, _, errno := syscall.RawSyscall(unix.SYS_SETNS, h.user, unix.CLONE_NEWUSER, 0)
+	if errno == 0 {
+		var pid uintptr
+		pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+		if errno == 0 && pid == 0 {
+			return
+		}
+	}
+	h.word[0], h.word[1] = uint64(errno), uint64(*(*int32)(h.pidfd))
+	_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, h.out, uintptr(h.wordAt), unsafe.Sizeof(h.word))
+	for {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+}
+
 // fork forks, and in the child runs m and exits. lost says that the way back
 // out of a namespace failed.
 //
 //go:noinline
 //go:norace
 //go:nocheckptr
-func fork(m *machine, args *cloneArgs, enter []Namespace, others []span) (pid uintptr, errno syscall.Errno, lost bool) {
+func fork(m *machine, args *cloneArgs, h *helper, enter []Namespace, others []span) (pid uintptr, errno syscall.Errno, lost bool) {
 	beforeFork()
 	entered := 0
 	for i := range enter {
@@ -116,9 +223,16 @@ func fork(m *machine, args *cloneArgs, enter []Namespace, others []span) (pid ui
 		entered++
 	}
 	if errno == 0 {
-		pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+		first := args
+		if h != nil {
+			first = &h.args
+		}
+		pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(first)), unsafe.Sizeof(*first), 0)
 		if errno == 0 && pid == 0 {
 			afterForkInChild()
+			if h != nil {
+				h.fork(args) // goes on in the child
+			}
 			for i := range others {
 				_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
 			}

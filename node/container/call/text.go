@@ -112,6 +112,8 @@ func names() map[int]string {
 		unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETFSGID: "setfsgid", unix.SYS_SETFSUID: "setfsuid",
 		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETNS: "setns", unix.SYS_SETRESGID: "setresgid",
 		unix.SYS_SETRESUID: "setresuid", unix.SYS_SETSID: "setsid", unix.SYS_SOCKET: "socket", unix.SYS_SYMLINKAT: "symlinkat",
-		unix.SYS_UMASK: "umask", unix.SYS_UMOUNT2: "umount2", unix.SYS_UNSHARE: "unshare", unix.SYS_WRITE: "write", unix.SYS_CHDIR: "chdir",
+		unix.SYS_FCNTL: "fcntl", unix.SYS_PERSONALITY: "personality", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_IOPRIO_SET: "ioprio_set",
+		unix.SYS_SET_MEMPOLICY: "set_mempolicy", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity", unix.SYS_FCHMODAT: "fchmodat",
+		unix.SYS_SENDTO: "sendto", unix.SYS_RECVFROM: "recvfrom", unix.SYS_UMASK: "umask", unix.SYS_UMOUNT2: "umount2", unix.SYS_UNSHARE: "unshare", unix.SYS_WRITE: "write", unix.SYS_CHDIR: "chdir",
 	}
 }

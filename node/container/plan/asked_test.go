@@ -2,8 +2,12 @@ package plan_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container/plan"
 )
@@ -85,5 +89,109 @@ func TestSecurityModules(t *testing.T) {
 		{name: "no SELinux for mounts", set: func(in *plan.Input) { in.Spec.Linux.MountLabel = "a:b:c:s0" }, err: "linux.mountLabel a:b:c:s0 on a kernel without SELinux", refused: true},
 	} {
 		tc.check(t)
+	}
+}
+
+// joins gives the spec namespaces by path.
+func joins(in *plan.Input, kinds ...specs.LinuxNamespaceType) {
+	l := in.Spec.Linux
+	for _, kind := range kinds {
+		l.Namespaces = slices.DeleteFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+		l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: kind, Path: "/proc/7/ns/" + string(kind)})
+	}
+}
+
+// leaves takes namespaces out of the spec.
+func leaves(in *plan.Input, kinds ...specs.LinuxNamespaceType) {
+	in.Spec.Linux.Namespaces = slices.DeleteFunc(in.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return slices.Contains(kinds, n.Type) })
+}
+
+func TestNamespaces(t *testing.T) {
+	mqueue := specs.Mount{Destination: "/dev/mqueue", Type: "mqueue"}
+	for _, tc := range []asks{
+		{name: "another's ipc", set: func(in *plan.Input) {
+			joins(in, specs.IPCNamespace)
+			in.Spec.Mounts = append(in.Spec.Mounts, mqueue)
+		}, shim: []string{`openat(-100, "/proc/thread-self/ns/ipc"`, "setns(r7, 0x8000000)", `fsopen("mqueue"`, "fsmount(", ", 0x8000000)"}, without: `"set mqueue`},
+		{name: "the node's ipc", set: func(in *plan.Input) {
+			leaves(in, specs.IPCNamespace)
+			in.Spec.Mounts = append(in.Spec.Mounts, mqueue)
+		}, shim: []string{`fsopen("mqueue"`}, without: "/ns/ipc"},
+		{name: "another's ipc and users", set: func(in *plan.Input) {
+			joins(in, specs.IPCNamespace, specs.UserNamespace)
+			in.Spec.Mounts = append(in.Spec.Mounts, mqueue)
+		}, child: []string{"setresuid(0, 0, 0)", `fsopen("mqueue"`}, without: "/ns/ipc"},
+		{name: "the node's pid", set: func(in *plan.Input) { leaves(in, specs.PIDNamespace) }, shim: []string{`fsopen("proc"`}},
+		{name: "the node's cgroup", set: func(in *plan.Input) { leaves(in, specs.CgroupNamespace) }, shim: []string{`mkdirat(`, `"cpu,cpuacct"`, `fsopen("cgroup"`, `fsopen("cgroup2"`}, without: "unshare(0x2000000)"},
+		{name: "time", set: func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		}, without: "0x80)"},
+		{name: "time with offsets", set: func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			in.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: -3}, "boottime": {Nanosecs: 4}}
+		}, shim: []string{`openat(r10, "timens_offsets", 0x80001, 0)`}, child: []string{
+			"unshare(0x80)", `{626f6f7474696d65203020340a6d6f6e6f746f6e6963202d3320300a}`, `openat(-100, "/proc/thread-self/ns/time_for_children"`, ", 0x80)",
+		}},
+		{name: "another's time", set: func(in *plan.Input) { joins(in, specs.TimeNamespace, specs.UserNamespace) }, shim: []string{"fcntl(r9, "}, child: []string{", 0x80)", "pivot_root"}},
+		{name: "unknown clock", set: func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			in.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
+		}, err: "realtime", refused: true},
+		{name: "offsets in another's", set: func(in *plan.Input) {
+			joins(in, specs.TimeNamespace, specs.UserNamespace)
+			in.Spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
+		}, err: "timeOffsets"},
+		{name: "another's time with users of its own", set: func(in *plan.Input) { joins(in, specs.TimeNamespace) }, err: "time namespace", refused: true},
+		{name: "relative path", set: func(in *plan.Input) { in.Spec.Linux.Namespaces[2].Path = "proc/1/ns/net" }, err: "not an absolute path"},
+		{name: "twice", set: func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: "/x"})
+		}, err: "listed twice"},
+		{name: "unknown", set: func(in *plan.Input) {
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: "sound"})
+		}, err: "sound namespace", refused: true},
+		{name: "too many mappings", set: func(in *plan.Input) {
+			for i := range uint32(400) {
+				in.Spec.Linux.UIDMappings = append(in.Spec.Linux.UIDMappings, specs.LinuxIDMapping{ContainerID: 70000 + i, HostID: i, Size: 1})
+			}
+		}, err: "401 uid", refused: true},
+		{name: "no mapping", set: func(in *plan.Input) { in.Spec.Linux.GIDMappings = nil }, err: "must contain 0"},
+		{name: "sysctls of users", set: func(in *plan.Input) { in.Spec.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "0"} }, child: []string{`"sys/user/max_user_namespaces"`}},
+		{name: "sysctls of the node's users", set: func(in *plan.Input) {
+			leaves(in, specs.UserNamespace)
+			in.Spec.Linux.UIDMappings, in.Spec.Linux.GIDMappings = nil, nil
+			in.Spec.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "0"}
+		}, err: "it would change the node"},
+	} {
+		tc.check(t)
+	}
+}
+
+// TestExecEntersTheSame holds what exec enters against what the container has.
+func TestExecEntersTheSame(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		set   func(*plan.Input)
+		enter string
+		setns string
+	}{
+		{"own", func(*plan.Input) {}, "[0x20000000]", "setns(r5, 0x5e020000)"},
+		{"the node's pid and net", func(in *plan.Input) { leaves(in, specs.PIDNamespace, specs.NetworkNamespace) }, "[]", "setns(r5, 0x1e020000)"},
+		{"another's net", func(in *plan.Input) { joins(in, specs.NetworkNamespace) }, "[0x20000000 0x40000000]", "setns(r5, 0x1e020000)"},
+		{"another's pid, ipc and users", func(in *plan.Input) { joins(in, specs.PIDNamespace, specs.IPCNamespace, specs.UserNamespace) }, "[0x20000000]", "setns(r5, 0x5e020000)"},
+		{"the node's cgroup, and time", func(in *plan.Input) {
+			leaves(in, specs.CgroupNamespace)
+			in.Spec.Linux.Namespaces = append(in.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		}, "[0x20000000]", "setns(r5, 0x5c020080)"},
+	} {
+		in := plan.Input{Spec: spec()}
+		tc.set(&in)
+		p, err := plan.ForExec(plan.ExecInput{Spec: in.Spec, Process: in.Spec.Process, Host: host()})
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		if got := fmt.Sprintf("%#x", p.Enter); got != tc.enter || !strings.Contains(p.Child.String(), tc.setns) {
+			t.Errorf("%s: enters %s, want %s and %s:\n%s", tc.name, got, tc.enter, tc.setns, p.Child)
+		}
 	}
 }

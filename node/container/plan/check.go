@@ -41,7 +41,6 @@ func check(in Input) error {
 		{"linux.memoryPolicy", l.MemoryPolicy != nil},
 		{"linux.netDevices", len(l.NetDevices) > 0},
 		{"linux.personality", l.Personality != nil},
-		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
 		{"linux.rootfsPropagation " + l.RootfsPropagation, !slices.Contains([]string{"", "private", "rprivate"}, l.RootfsPropagation)},
 		{"windows", s.Windows != nil},
 		{"solaris", s.Solaris != nil},

@@ -12,10 +12,9 @@ import (
 	"berth.internal/node/container/call"
 )
 
-// binds makes the mounts whose source is on the node, and the /sys of a network
-// namespace that the container does not own.
+// binds makes the mounts whose source is on the node.
 func (b *builder) binds() error {
-	b.bound = map[int]mounted{}
+	b.bound = map[int][]mounted{}
 	for i, m := range b.spec.Mounts {
 		if !isBind(m.Type, m.Options) {
 			continue
@@ -27,15 +26,7 @@ func (b *builder) binds() error {
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
-		b.bound[i] = mount
-	}
-	if b.ns.user && b.ns.netPath != "" {
-		own := b.parent.Reg()
-		b.parent.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/proc/thread-self/ns/net"), call.Int(unix.O_RDONLY|unix.O_CLOEXEC)).To(own)
-		b.parent.Call(unix.SYS_SETNS, call.Get(NetNS), call.Int(unix.CLONE_NEWNET)).As("enter network namespace " + b.ns.netPath)
-		sys := b.fsmount(b.parent, b.fsopen(b.parent, "sysfs", "/sys"), unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "/sys")
-		b.parent.Call(unix.SYS_SETNS, call.Get(own), call.Int(unix.CLONE_NEWNET)).As("return to the node's network namespace")
-		b.sys = b.give(sys)
+		b.bound[i] = []mounted{mount}
 	}
 	return nil
 }
@@ -84,25 +75,28 @@ func (b *builder) kernelMounts() error {
 			return fmt.Errorf("mount destination %q is not an absolute path below /", m.Destination)
 		}
 		if bound, ok := b.bound[i]; ok {
-			b.mounts = append(b.mounts, bound)
+			b.mounts = append(b.mounts, bound...)
+			b.sealCgroups(m, bound)
 			continue
 		}
-		mount := mounted{dest: dest, dir: true, noSymlink: slices.Contains([]string{"/proc", "/sys", "/dev"}, dest)}
+		mount := mounted{dest: dest, dir: true, noSymlink: isPlain(dest)}
 		switch {
 		case dest == "/dev":
 			mount.reg = b.dev
-		case dest == "/sys" && b.sys != 0:
-			mount.reg = b.sys
 		case slices.Contains([]string{"proc", "sysfs", "tmpfs", "devpts", "mqueue"}, m.Type):
 			o, err := parseOptions(m.Options, false)
 			if err != nil {
 				return fmt.Errorf("mount %s: %w", dest, err)
 			}
-			mount.reg = b.kernelMount(m.Type, dest, o)
+			mount.reg = b.kernelMount(b.child, m.Type, dest, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
-			if err := b.cgroups(m, mount); err != nil {
-				return err
+			o, err := parseOptions(m.Options, false)
+			if err != nil {
+				return fmt.Errorf("mount %s: %w", dest, err)
 			}
+			list := b.cgroups(b.child, dest, o)
+			b.mounts = append(b.mounts, list...)
+			b.sealCgroups(m, list)
 			continue
 		default:
 			return unsupported("mount %s of type %q", dest, m.Type)
@@ -112,55 +106,60 @@ func (b *builder) kernelMounts() error {
 	return nil
 }
 
-func (b *builder) kernelMount(fstype, dest string, o options) call.Reg {
-	ctx := b.fsopen(b.child, fstype, dest)
+// isPlain reports whether a destination must not be a symbolic link: too much
+// depends on what is there.
+func isPlain(dest string) bool { return slices.Contains([]string{"/proc", "/sys", "/dev"}, dest) }
+
+// kernelMount makes a file system of the kernel's in the program p.
+func (b *builder) kernelMount(p *call.Program, fstype, dest string, o options) call.Reg {
+	ctx := b.fsopen(p, fstype, dest)
 	data := o.data
 	if fstype != "proc" && fstype != "sysfs" {
 		data = append(data, b.context()...)
 	}
 	for _, kv := range data {
-		b.fsconfig(b.child, ctx, kv[0], kv[1], dest)
+		b.fsconfig(p, ctx, kv[0], kv[1], dest)
 	}
-	return b.fsmount(b.child, ctx, int(o.set), dest)
+	return b.fsmount(p, ctx, int(o.set), dest)
 }
 
-// cgroups mounts the node's hierarchies as they are from inside of the cgroup
-// namespace: one alone, or several in a directory each.
-func (b *builder) cgroups(m specs.Mount, mount mounted) error {
-	o, err := parseOptions(m.Options, false)
-	if err != nil {
-		return fmt.Errorf("mount %s: %w", mount.dest, err)
-	}
-	make1 := func(g Cgroup, dest string) call.Reg {
+// cgroups mounts the node's hierarchies in the program p as they are from inside of
+// its cgroup namespace: one alone, or several in a directory each.
+func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
+	make1 := func(g Cgroup, dest string) mounted {
 		fstype := "cgroup"
 		if len(g.Controllers) == 0 {
 			fstype = "cgroup2"
 		}
-		ctx := b.fsopen(b.child, fstype, dest)
+		ctx := b.fsopen(p, fstype, dest)
 		for _, c := range g.Controllers {
 			key, value, _ := strings.Cut(c, "=")
-			b.fsconfig(b.child, ctx, key, value, dest)
+			b.fsconfig(p, ctx, key, value, dest)
 		}
-		return b.fsmount(b.child, ctx, int(o.set), dest)
+		return mounted{reg: b.fsmount(p, ctx, int(o.set), dest), dest: dest, dir: true}
 	}
 	if len(b.Host.Cgroups) == 1 && b.Host.Cgroups[0].Name == "" {
-		mount.reg = make1(b.Host.Cgroups[0], mount.dest)
-		b.mounts = append(b.mounts, mount)
-		return nil
+		return []mounted{make1(b.Host.Cgroups[0], dest)}
 	}
 	dir := o
 	dir.set &^= unix.MOUNT_ATTR_RDONLY
 	dir.data = [][2]string{{"mode", "755"}, {"size", "64k"}}
-	mount.reg = b.kernelMount("tmpfs", mount.dest, dir)
-	b.mounts = append(b.mounts, mount)
+	list := []mounted{{reg: b.kernelMount(p, "tmpfs", dest, dir), dest: dest, dir: true}}
 	for _, g := range b.Host.Cgroups {
-		dest := mount.dest + "/" + g.Name
-		b.mounts = append(b.mounts, mounted{reg: make1(g, dest), dest: dest, dir: true})
+		if p == b.parent { // the child makes it when it attaches what goes there, but not below what the shim made
+			p.Call(unix.SYS_MKDIRAT, call.Get(list[0].reg), call.Str(g.Name), call.Int(0o755)).As("make directory " + dest + "/" + g.Name)
+		}
+		list = append(list, make1(g, dest+"/"+g.Name))
 	}
-	if o.set&unix.MOUNT_ATTR_RDONLY != 0 {
-		b.seal = append(b.seal, mount)
+	return list
+}
+
+// sealCgroups makes the directory of several hierarchies read-only once they are in
+// it, if m asks for that.
+func (b *builder) sealCgroups(m specs.Mount, list []mounted) {
+	if o, err := parseOptions(m.Options, false); err == nil && len(list) > 1 && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
+		b.seal = append(b.seal, list[0])
 	}
-	return nil
 }
 
 // attach puts a mount into its place below the root directory, which it makes if

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -11,11 +13,21 @@ import (
 	"berth.internal/node/container/call"
 )
 
-// namespaces are those of a container.
+// namespaces are those of a container. What is in neither set is the node's.
 type namespaces struct {
 	flags   uint64 // CLONE_NEW* of the new ones
-	user    bool
+	joined  uint64 // CLONE_NEW* of those with a path, which belong to another container
+	user    bool   // it has a user namespace, its own or another container's
 	netPath string
+	join    []Join
+	offsets string // for /proc/<child>/timens_offsets; "": none
+}
+
+// Join is a namespace of another container to enter. The network's is not among
+// them: see Create.NetNS.
+type Join struct {
+	Type int    `json:"type"` // CLONE_NEW*
+	Path string `json:"path"`
 }
 
 var cloneFlags = map[specs.LinuxNamespaceType]uint64{
@@ -26,53 +38,126 @@ var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.UTSNamespace:     unix.CLONE_NEWUTS,
 	specs.UserNamespace:    unix.CLONE_NEWUSER,
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.TimeNamespace:    unix.CLONE_NEWTIME,
 }
 
 // namespacesOf reads Linux.Namespaces.
 func namespacesOf(s *specs.Spec) (namespaces, error) {
 	var ns namespaces
-	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, n := range s.Linux.Namespaces {
 		flag, ok := cloneFlags[n.Type]
 		switch {
 		case !ok:
 			return ns, unsupported("%s namespace", n.Type)
-		case seen[n.Type]:
+		case (ns.flags|ns.joined)&flag != 0:
 			return ns, fmt.Errorf("namespace %s is listed twice", n.Type)
-		case n.Path != "" && n.Type != specs.NetworkNamespace:
-			return ns, unsupported("%s namespace of another container (%s)", n.Type, n.Path)
-		case n.Path != "":
+		case n.Path == "":
+			ns.flags |= flag
+			continue
+		case !path.IsAbs(n.Path):
+			return ns, fmt.Errorf("%s namespace: %q is not an absolute path", n.Type, n.Path)
+		case n.Type == specs.NetworkNamespace:
 			ns.netPath = n.Path
 		default:
-			ns.flags |= flag
+			ns.join = append(ns.join, Join{Type: int(flag), Path: n.Path})
 		}
-		seen[n.Type] = true
+		ns.joined |= flag
 	}
-	ns.user = seen[specs.UserNamespace]
-	if !seen[specs.MountNamespace] || !seen[specs.CgroupNamespace] {
-		return ns, unsupported("a container in the node's mount or cgroup namespace")
+	ns.user = ns.has(unix.CLONE_NEWUSER)
+	if ns.flags&unix.CLONE_NEWNS == 0 {
+		return ns, unsupported("a container in the mount namespace of the node or of another container: it would have no root file system of its own")
 	}
-	if !seen[specs.UTSNamespace] && (s.Hostname != "" || s.Domainname != "") {
-		return ns, fmt.Errorf("a hostname needs a UTS namespace: remove the hostname, or the use of the node's namespace")
+	if err := ns.checkHostname(s); err != nil {
+		return ns, err
 	}
-	if !ns.user {
-		if len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 {
-			return ns, fmt.Errorf("uid and gid mappings need a user namespace")
+	if err := ns.readOffsets(s.Linux.TimeOffsets); err != nil {
+		return ns, err
+	}
+	return ns, ns.checkUsers(s)
+}
+
+// has reports whether the container's namespace of this type is not the node's.
+func (ns namespaces) has(flag uint64) bool { return (ns.flags|ns.joined)&flag != 0 }
+
+// foreign reports whether a namespace belongs to another user namespace than the
+// container's, which then may change nothing in it.
+func (ns namespaces) foreign(flag uint64) bool {
+	if !ns.user || ns.flags&flag != 0 {
+		return false
+	}
+	return ns.flags&unix.CLONE_NEWUSER != 0 || ns.joined&flag == 0
+}
+
+// checkHostname refuses names that would be the node's, or that the container may
+// not set.
+func (ns namespaces) checkHostname(s *specs.Spec) error {
+	switch {
+	case s.Hostname == "" && s.Domainname == "":
+		return nil
+	case !ns.has(unix.CLONE_NEWUTS):
+		return fmt.Errorf("a hostname needs a UTS namespace: remove the hostname, or the use of the node's namespace")
+	case ns.foreign(unix.CLONE_NEWUTS):
+		return fmt.Errorf("a hostname in another container's UTS namespace needs its user namespace, too: remove the hostname, or use that")
+	}
+	return nil
+}
+
+// checkUsers refuses mappings that contradict the user namespace, and namespaces
+// that do not go with it.
+func (ns namespaces) checkUsers(s *specs.Spec) error {
+	uids, gids := s.Linux.UIDMappings, s.Linux.GIDMappings
+	switch {
+	case !ns.user && len(uids)+len(gids) > 0:
+		return fmt.Errorf("uid and gid mappings need a user namespace")
+	case !ns.user:
+		return nil
+	case len(uids) > maxMappings || len(gids) > maxMappings:
+		return unsupported("%d uid and %d gid mappings, more than %d", len(uids), len(gids), maxMappings)
+	case ns.foreign(unix.CLONE_NEWPID) && ns.joined&unix.CLONE_NEWPID != 0:
+		return unsupported("another container's pid namespace without its user namespace: no /proc could be mounted; use its user namespace, or the node's")
+	case ns.foreign(unix.CLONE_NEWTIME) && ns.joined&unix.CLONE_NEWTIME != 0:
+		return unsupported("another container's time namespace without its user namespace")
+	case len(uids) == 0 || len(gids) == 0 || hostID(uids, 0) < 0 || hostID(gids, 0) < 0:
+		return fmt.Errorf("uid and gid mappings of a user namespace must contain 0")
+	}
+	return inMappings(s, s.Process.User)
+}
+
+// maxMappings is how many lines the kernel takes (user_namespaces(7)).
+const maxMappings = 340
+
+// inMappings refuses a user that the container's user namespace does not have.
+func inMappings(s *specs.Spec, u specs.User) error {
+	uids, gids := s.Linux.UIDMappings, s.Linux.GIDMappings
+	if hostID(uids, u.UID) < 0 || hostID(gids, u.GID) < 0 {
+		return fmt.Errorf("process.user %d:%d is outside of the user namespace's mappings", u.UID, u.GID)
+	}
+	for _, g := range u.AdditionalGids {
+		if hostID(gids, g) < 0 {
+			return fmt.Errorf("group %d of process.user.additionalGids is outside of the user namespace's mappings", g)
 		}
-		return ns, nil
 	}
-	for _, t := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace} {
-		if !seen[t] {
-			return ns, unsupported("the node's %s namespace with a user namespace of its own: use the node's user namespace, too", t)
+	return nil
+}
+
+// readOffsets reads Linux.TimeOffsets.
+func (ns *namespaces) readOffsets(offsets map[string]specs.LinuxTimeOffset) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	if ns.flags&unix.CLONE_NEWTIME == 0 {
+		return fmt.Errorf("linux.timeOffsets need a time namespace of the container's own")
+	}
+	var b strings.Builder
+	for _, clock := range slices.Sorted(maps.Keys(offsets)) {
+		o := offsets[clock]
+		if clock != "monotonic" && clock != "boottime" {
+			return unsupported("linux.timeOffsets of clock %q, which is neither monotonic nor boottime", clock)
 		}
+		fmt.Fprintf(&b, "%s %d %d\n", clock, o.Secs, o.Nanosecs)
 	}
-	if hostID(s.Linux.UIDMappings, 0) < 0 || hostID(s.Linux.GIDMappings, 0) < 0 {
-		return ns, fmt.Errorf("uid and gid mappings of a user namespace must contain 0")
-	}
-	if hostID(s.Linux.UIDMappings, s.Process.User.UID) < 0 || hostID(s.Linux.GIDMappings, s.Process.User.GID) < 0 {
-		return ns, fmt.Errorf("process.user %d:%d is outside of the user namespace's mappings", s.Process.User.UID, s.Process.User.GID)
-	}
-	return ns, nil
+	ns.offsets = b.String()
+	return nil
 }
 
 // hostID returns the number on the node of a number in the container, which is
@@ -105,8 +190,9 @@ var sysctls = map[uint64][]string{
 		"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
 		"kernel/shmmni", "kernel/shm_rmid_forced", "fs/mqueue/*",
 	},
-	unix.CLONE_NEWNET: {"net/*"},
-	unix.CLONE_NEWUTS: {"kernel/domainname"},
+	unix.CLONE_NEWNET:  {"net/*"},
+	unix.CLONE_NEWUTS:  {"kernel/domainname"},
+	unix.CLONE_NEWUSER: {"user/max_*"},
 }
 
 // owns returns an error if setting the sysctl would change the node.
@@ -117,7 +203,7 @@ func (ns namespaces) owns(name string) error {
 			prefix, wild := strings.CutSuffix(s, "*")
 			return file == s || wild && strings.HasPrefix(file, prefix) && !strings.Contains(file, "..")
 		}) {
-			if ns.flags&flag == 0 && (flag != unix.CLONE_NEWNET || ns.netPath == "") {
+			if !ns.has(flag) {
 				return fmt.Errorf("sysctl %s needs a namespace of the container's own, it would change the node", name)
 			}
 			return nil

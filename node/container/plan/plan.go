@@ -57,8 +57,12 @@ const (
 	UserNS     = Status // the child's user namespace
 	NetNS      = Init   // network namespace of Linux.Namespaces with a path
 	ChildFD    = Init + 1
-	Devpts     = UserNS // of Exec with a terminal: what Create.Devpts was
-	parentRegs = ChildFD + 1
+	IPCNS      = Init + 2 // as NetNS; so these:
+	CgroupNS   = Init + 3
+	TimeNS     = Init + 4
+	Proc       = Init + 5 // directory /proc/<child>, if Create.Proc
+	Devpts     = UserNS   // of Exec with a terminal: what Create.Devpts was
+	parentRegs = Proc + 1
 )
 
 // Rootfs is an overlay of directories.
@@ -120,6 +124,8 @@ type Create struct {
 	UIDMap  string // for /proc/<child>/uid_map; "": no user namespace
 	GIDMap  string
 	NetNS   string // path of the network namespace to enter; "": none
+	Join    []Join // further namespaces to enter
+	Proc    bool   // Prepare needs the child's directory of /proc
 	OOM     *int   // for /proc/<child>/oom_score_adj
 	Prepare *call.Program
 	Send    []call.Reg // of Prepare, what the child receives
@@ -150,10 +156,14 @@ func For(in Input) (*Create, error) {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
 	create := &Create{
-		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, OOM: in.Spec.Process.OOMScoreAdj,
+		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, Join: ns.join, OOM: in.Spec.Process.OOMScoreAdj,
 		Prepare: b.parent, Send: b.send, Null: b.null, Child: b.child, Devpts: b.devpts, Master: b.master, Peer: b.peer,
 	}
-	if ns.user {
+	if ns.offsets != "" {
+		create.Flags &^= unix.CLONE_NEWTIME // the child makes it: with its first process in it, no offset can be set any more
+		create.Proc = true
+	}
+	if ns.flags&unix.CLONE_NEWUSER != 0 {
 		create.UIDMap, create.GIDMap = idMap(in.Spec.Linux.UIDMappings), idMap(in.Spec.Linux.GIDMappings)
 	}
 	return create, nil
@@ -166,16 +176,16 @@ type builder struct {
 	spec                 *specs.Spec
 	parent               *call.Program
 	child                *call.Program
-	send                 []call.Reg // registers of parent …
-	base                 call.Reg   // … that become this register of child, and those after it
-	root                 call.Reg   // of child: the root directory
-	dev                  call.Reg   // of child: the file system of /dev
-	sys                  call.Reg   // of child: the one of /sys; 0 if the child makes it itself
-	null                 call.Reg   // of parent: /dev/null, open …
-	nullHere             call.Reg   // … and of child
-	terminal             call.Reg   // of child: its terminal; 0: none
-	devpts, master, peer call.Reg   // of parent: see Create
-	bound                map[int]mounted
+	send                 []call.Reg        // registers of parent …
+	base                 call.Reg          // … that become this register of child, and those after it
+	root                 call.Reg          // of child: the root directory
+	dev                  call.Reg          // of child: the file system of /dev
+	time                 call.Reg          // of child: see giveTime
+	null                 call.Reg          // of parent: /dev/null, open …
+	nullHere             call.Reg          // … and of child
+	terminal             call.Reg          // of child: its terminal; 0: none
+	devpts, master, peer call.Reg          // of parent: see Create
+	bound                map[int][]mounted // made by the shim, by the index of the spec's mount
 	mounts               []mounted
 	seal                 []mounted // to be made read-only when all is mounted
 	at                   call.Reg  // of child: for steps that open something …
@@ -193,7 +203,7 @@ type mounted struct {
 
 func (b *builder) build() error {
 	// What is sent is known only after the mounts were seen, but received first.
-	b.base = b.child.Regs(5 + len(b.spec.Mounts)) // root, /dev, /dev/null, /sys, terminal
+	b.base = b.child.Regs(b.mostSent())
 	b.at, b.next = b.child.Reg(), b.child.Reg()
 	b.limits()
 	b.enterIDs()
@@ -210,6 +220,10 @@ func (b *builder) build() error {
 		return err
 	}
 	b.leaveIDs()
+	if err := b.foreignMounts(); err != nil {
+		return err
+	}
+	b.giveTime()
 
 	lsm, err := labels(b.child, b.Host, b.spec.Process)
 	if err != nil {
@@ -278,6 +292,17 @@ func (in *Input) files() int {
 	return in.Detached.Files
 }
 
+// mostSent is how many registers the child receives at most.
+func (b *builder) mostSent() int {
+	n := 5 + len(b.spec.Mounts) // root, /dev, /dev/null, the time namespace, the terminal
+	for _, m := range b.spec.Mounts {
+		if m.Type == "cgroup" || m.Type == "cgroup2" {
+			n += len(b.Host.Cgroups)
+		}
+	}
+	return n
+}
+
 // give makes the child receive r of the parent's program, and returns its
 // register there.
 func (b *builder) give(r call.Reg) call.Reg {
@@ -298,7 +323,10 @@ func (b *builder) begin() {
 	}
 	c.Call(unix.SYS_SETSID).As("begin a session")
 	c.Call(unix.SYS_UMASK, call.Int(0))
-	c.Call(unix.SYS_UNSHARE, call.Int(unix.CLONE_NEWCGROUP)).As("make the cgroup namespace")
+	if b.ns.flags&unix.CLONE_NEWCGROUP != 0 {
+		c.Call(unix.SYS_UNSHARE, call.Int(unix.CLONE_NEWCGROUP)).As("make the cgroup namespace")
+	}
+	b.enterTime()
 	c.Call(unix.SYS_MOUNT_SETATTR, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.AT_RECURSIVE),
 		mountAttr(0, 0, unix.MS_PRIVATE), call.Int(sizeofMountAttr)).As("make all mounts private")
 }

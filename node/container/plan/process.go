@@ -265,8 +265,8 @@ func ForExec(in ExecInput) (*Exec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if hostID(s.Linux.UIDMappings, proc.User.UID) < 0 || hostID(s.Linux.GIDMappings, proc.User.GID) < 0 {
-		return nil, fmt.Errorf("user %d:%d is outside of the container's user namespace", proc.User.UID, proc.User.GID)
+	if err := inMappings(s, proc.User); err != nil {
+		return nil, err
 	}
 	parent, child := call.New(parentRegs), call.New(childRegs+call.Reg(in.Files))
 	adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe)
@@ -291,13 +291,13 @@ func ForExec(in ExecInput) (*Exec, error) {
 	} else {
 		wait(child, Sync)
 	}
-	if ns.flags&unix.CLONE_NEWPID != 0 {
+	if ns.has(unix.CLONE_NEWPID) {
 		exec.Enter = append(exec.Enter, unix.CLONE_NEWPID) // concerns children only
 	}
 	if ns.netPath != "" {
 		exec.Enter = append(exec.Enter, unix.CLONE_NEWNET) // belongs to the node, not to the container's user namespace
 	}
-	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(int(ns.flags&^unix.CLONE_NEWPID))).As("enter the container's namespaces")
+	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(int((ns.flags|ns.joined&^unix.CLONE_NEWNET)&^unix.CLONE_NEWPID))).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
 	l.root = child.Reg()
 	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(l.root).

@@ -54,7 +54,7 @@ func (b *builder) terminals() error {
 	l := b.spec.Linux
 	p.Call(unix.SYS_FCHOWNAT, call.Get(pts), call.Str("ptmx"), call.Int(hostID(l.UIDMappings, 0)), call.Int(hostID(l.GIDMappings, 0)), call.Int(0)).
 		As("give /dev/ptmx to the container's root")
-	b.devpts, b.bound[i] = pts, mounted{reg: b.give(pts), dest: "/dev/pts", dir: true}
+	b.devpts, b.bound[i] = pts, []mounted{{reg: b.give(pts), dest: "/dev/pts", dir: true}}
 	if b.Terminal != nil {
 		b.master, b.peer = openTerminal(p, pts, *b.Terminal, hostID(l.UIDMappings, b.spec.Process.User.UID))
 		b.terminal = b.give(b.peer)

@@ -183,16 +183,14 @@ func (s *shim) fork(streams stdio) (err error) {
 		Status: int(theirStatus.Fd()),
 		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd()), s.given.regs()...),
 	}
-	netns := -1
-	if s.NetNS != "" {
-		own, theirs, err := s.network()
-		if err != nil {
-			return err
-		}
-		defer closeAll([]*os.File{own, theirs})
-		netns = int(theirs.Fd())
-		f.Enter = []call.Namespace{{FD: netns, Own: int(own.Fd()), Type: unix.CLONE_NEWNET}}
+	if err := s.openJoined(); err != nil {
+		return err
 	}
+	own, err := s.joined.enter(&f)
+	if err != nil {
+		return err
+	}
+	defer closeAll(own)
 	if s.Cgroup.Unified != "" && !s.killed {
 		dir, err := os.Open(s.Cgroup.Unified)
 		if err != nil {
@@ -206,7 +204,7 @@ func (s *shim) fork(streams stdio) (err error) {
 		return fmt.Errorf("fork into new namespaces: %w", err)
 	}
 	s.state.Pid, s.first, s.pidfd = pid, pid, pidfd
-	if err := s.equip(pid, streams, int(theirStatus.Fd()), netns); err != nil {
+	if err := s.equip(pid, streams, int(theirStatus.Fd())); err != nil {
 		s.abandon()
 		closeAll([]*os.File{theirSync, theirStatus})
 		if _, cerr := s.reports(s.plan); cerr != nil {
@@ -245,25 +243,14 @@ func (s *shim) letGo() {
 	}
 }
 
-// network opens the network namespace to enter, and the one to return to.
-func (s *shim) network() (own, theirs *os.File, err error) {
-	if own, err = os.Open("/proc/self/ns/net"); err != nil {
-		return nil, nil, err
-	}
-	if theirs, err = os.Open(s.NetNS); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open network namespace: %w", err), own.Close())
-	}
-	return own, theirs, nil
-}
-
 // equip gives the child what it cannot make itself: cgroups, ids, and the parts
 // that the first program makes.
-func (s *shim) equip(pid int, streams stdio, status, netns int) error {
+func (s *shim) equip(pid int, streams stdio, status int) error {
 	if err := s.Cgroup.Join(pid, s.killed); err != nil {
 		return err
 	}
 	proc := "/proc/" + strconv.Itoa(pid)
-	userns := -1
+	userns := s.joined.descriptor(unix.CLONE_NEWUSER)
 	if s.UIDMap != "" {
 		if err := writeFile(proc+"/uid_map", s.UIDMap); err != nil {
 			return fmt.Errorf("map user ids: %w", err)
@@ -276,10 +263,21 @@ func (s *shim) equip(pid int, streams stdio, status, netns int) error {
 			return err
 		}
 		defer f.Close()
-		userns = int(f.Fd())
+		userns = f.Fd()
 	}
 	s.adjustOOM(proc, s.OOM)
-	given := append(streams.regs(), uintptr(pid), uintptr(userns), uintptr(netns), uintptr(s.pidfd))
+	procDir := ^uintptr(0)
+	if s.ProcDir {
+		dir, err := os.Open(proc)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		procDir = dir.Fd()
+	}
+	j := s.joined
+	given := append(streams.regs(), uintptr(pid), userns, j.descriptor(unix.CLONE_NEWNET), uintptr(s.pidfd),
+		j.descriptor(unix.CLONE_NEWIPC), j.descriptor(unix.CLONE_NEWCGROUP), j.descriptor(unix.CLONE_NEWTIME), procDir)
 	regs, err := s.plan.prepare.Run(status, given)
 	defer func() {
 		for _, fd := range regs[min(len(given), len(regs)):] {

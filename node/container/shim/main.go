@@ -93,6 +93,7 @@ type shim struct {
 	plan   programs
 	outs   [2]*os.File // what the copies read
 	execs  map[int]chan unix.WaitStatus
+	joined joined        // namespaces of other containers
 	given  *detached     // what a container without a shim was given by its caller
 	fate   *Exit         // what shall be said of a command that could not be executed
 	before *Exit         // the run before the last one, while restarting

@@ -65,6 +65,8 @@ type Create struct {
 	UIDMap    string       `json:"uid_map,omitempty"`
 	GIDMap    string       `json:"gid_map,omitempty"`
 	NetNS     string       `json:"netns,omitempty"`
+	Join      []Join       `json:"join,omitempty"`     // further namespaces to enter
+	ProcDir   bool         `json:"proc_dir,omitempty"` // Prepare needs the directory /proc/<child>
 	OOM       *int         `json:"oom_score_adj,omitempty"`
 	Send      []call.Reg   `json:"send"`
 	Null      call.Reg     `json:"null,omitempty"` // the container's /dev/null among the registers of Prepare; 0: none
@@ -100,6 +102,12 @@ const (
 	RestartUnlessStopped = "unless-stopped"
 	RestartOnFailure     = "on-failure"
 )
+
+// Join is a namespace of another container.
+type Join struct {
+	Type int    `json:"type"` // CLONE_NEW*
+	Path string `json:"path"`
+}
 
 // Kill is a signal for the container's first process.
 type Kill struct {
