@@ -154,6 +154,9 @@ func (r *Runtime) state(ctx context.Context, id string, req shim.Request) (State
 		return s, nil
 	}
 	resp, err := r.ask(ctx, id, req)
+	if err == nil && resp.State != nil && resp.State.Status == "" {
+		err = io.EOF // its agent died before it brought a container, and so it ends, too
+	}
 	if err == nil {
 		s := stateOf(resp.State)
 		s.Paused = s.Status == StatusRunning && r.group(id).Frozen()

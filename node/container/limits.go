@@ -196,6 +196,23 @@ func deviceRules(r *specs.LinuxResources) ([]*devices.Rule, error) {
 	return rules, nil
 }
 
+// ids returns the names of the cgroups below the one at path.
+func (h hierarchies) ids(path string) []string {
+	var ids []string
+	for _, top := range append(slices.Collect(maps.Values(h.v1)), h.unified) {
+		entries, err := os.ReadDir(filepath.Join(top, path))
+		if top == "" || err != nil {
+			continue // no container was ever made, or this hierarchy is not there
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	return ids
+}
+
 // removeEmpty removes the cgroup at path, if there is none below it.
 func (h hierarchies) removeEmpty(path string) {
 	for _, top := range append(slices.Collect(maps.Values(h.v1)), h.unified) {

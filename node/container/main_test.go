@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 		if args := os.Getenv(agentEnv); args != "" {
 			return agent(args)
 		}
+		if args := os.Getenv(cyclerEnv); args != "" {
+			return cycler(args)
+		}
 		dir, err := os.MkdirTemp("", "berth-init-*")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -131,11 +134,24 @@ func (n *node) clean(t testing.TB) {
 	if err := n.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	for _, what := range n.traces(t) {
+	for _, what := range n.left(t) {
 		t.Errorf("left behind: %s", what)
 	}
 	if err := os.RemoveAll(n.dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// left returns what there still is of the node's containers when everything was
+// removed. A process whose shim was killed is reaped by the machine's init, which
+// takes its time.
+func (n *node) left(t testing.TB) []string {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := n.traces(t)
+		if len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
 	}
 }
 

@@ -176,7 +176,9 @@ func (r *Runtime) path(id string, elem ...string) string {
 	return filepath.Join(append([]string{r.cfg.Root, id}, elem...)...)
 }
 
-func (r *Runtime) socket(id string) string { return filepath.Join(r.cfg.Run, id+".sock") }
+const socketSuffix = ".sock"
+
+func (r *Runtime) socket(id string) string { return filepath.Join(r.cfg.Run, id+socketSuffix) }
 
 // occupy keeps others from creating, deleting or looking for a container.
 func (r *Runtime) occupy(id string) (release func(), ok bool) {

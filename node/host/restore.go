@@ -15,6 +15,9 @@ import (
 // to do: it ends removals, and removes containers that were to go when they
 // exited.
 func (h *Host) restore(ctx context.Context) error {
+	if err := h.opts.Runtime.Sweep(); err != nil {
+		h.opts.Log.Warn("not all could be removed that a node left which was killed", "error", err)
+	}
 	states, err := h.opts.Runtime.List(ctx)
 	if err != nil {
 		return err

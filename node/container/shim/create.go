@@ -71,6 +71,9 @@ func (s *shim) create(c Create, blob []byte) (err error) {
 	if s.state.Status != "" {
 		return failf(CodeStatus, "container exists already")
 	}
+	if s.refuse {
+		return failf(CodeStatus, "this shim was asked for something before it had a container, and ends")
+	}
 	s.Create = c
 	if s.plan, err = decode(blob, c.Prepare); err != nil {
 		return err

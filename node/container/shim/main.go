@@ -95,6 +95,7 @@ type shim struct {
 	execs  map[int]chan unix.WaitStatus
 	joined joined        // namespaces of other containers
 	given  *detached     // what a container without a shim was given by its caller
+	refuse bool          // there will be no container
 	fate   *Exit         // what shall be said of a command that could not be executed
 	before *Exit         // the run before the last one, while restarting
 	delays backoff       // before this run
@@ -175,6 +176,7 @@ func (s *shim) endIfEmpty() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status == "" {
+		s.refuse = true
 		s.end.Do(func() { close(s.done) })
 	}
 }
