@@ -81,7 +81,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.Restart.check(); err != nil {
+	if err := errors.Join(b.Restart.check(), b.Log.check()); err != nil {
 		return err
 	}
 	req, programs, err := r.request(b, bpf)
@@ -137,6 +137,20 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	return nil
 }
 
+// maxLogFiles is how many files a log has at most.
+const maxLogFiles = 1000
+
+// check returns an error if there is no such log.
+func (l LogConfig) check() error {
+	switch {
+	case l.MaxSize < 0:
+		return fmt.Errorf("log files of %d bytes", l.MaxSize)
+	case l.MaxFiles < 0 || l.MaxFiles > maxLogFiles:
+		return fmt.Errorf("%d log files, at most %d are possible", l.MaxFiles, maxLogFiles)
+	}
+	return nil
+}
+
 // request returns what a shim is asked to create, but for the cgroup, and the
 // programs for it.
 func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
@@ -146,7 +160,8 @@ func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
 	}
 	prepare := p.Prepare.Encode()
 	return shim.Create{
-		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
+		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles,
+		Stdin: b.Stdin, StdinOnce: b.StdinOnce,
 		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
 		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},

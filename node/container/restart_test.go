@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"berth.internal/node/container"
+	"berth.internal/node/container/shim"
 )
 
 // counting is a script that counts its runs in $n and says which one it is.
@@ -304,4 +309,132 @@ func open1(t *testing.T, pid int) []string {
 		}
 	}
 	return list
+}
+
+// TestRestartWithoutPidNamespace leaves processes behind that the kernel does not
+// end with the first one.
+func TestRestartWithoutPidNamespace(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sh", "-c", counting+"sleep 1000 & [ $n = 3 ] || exit 1; wait")
+	b.Spec.Linux.UIDMappings, b.Spec.Linux.GIDMappings = nil, nil
+	b.Spec.Linux.Namespaces = slices.DeleteFunc(b.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.UserNamespace || ns.Type == specs.PIDNamespace
+	})
+	b.Restart.Policy = container.RestartAlways
+	n.create(t, b)
+	n.start(t, b.ID)
+	n.waitRun(t, b.ID, 2)
+	waitLog(t, b.Log.Path, "run 3")
+	e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "true")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, err := e.Wait(testContext(t)); code != 0 || err != nil {
+		t.Errorf("exec: %d, %v", code, err)
+	}
+	if left := n.processes(t); len(left) != 3 { // shim, shell, sleep
+		t.Errorf("there are %q; want nothing of the runs before", left)
+	}
+	if err := n.SetRestart(testContext(t), b.ID, container.Restart{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Kill(testContext(t), b.ID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 137 || len(s.Warnings) > 0 {
+		t.Errorf("Wait = %+v, %v", s, err)
+	}
+}
+
+// TestRestartOutOfMemory says of each run whether it ended for lack of memory.
+func TestRestartOutOfMemory(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sh", "-c", counting+"[ $n = 1 ] && x=$(yes | tr -d '\\n' | head -c 100000000); exit 1")
+	limit := int64(32 << 20)
+	b.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
+	b.Restart = container.Restart{Policy: container.RestartOnFailure, Max: 1}
+	n.create(t, b)
+	n.start(t, b.ID)
+	s, err := n.Wait(testContext(t), b.ID)
+	if err != nil || s.Run != 2 || s.Last == nil || !s.Last.OOMKilled || s.OOMKilled {
+		t.Errorf("Wait = %+v, %v, the run before %+v; want that one alone to have run out of memory", s, err, s.Last)
+	}
+}
+
+// TestShimKilledInRestart kills the shim between any two steps of a restart. The
+// container is stopped, and what is known of the run before is not lost.
+func TestShimKilledInRestart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), shim.Name)
+	build := exec.Command("go", "build", "-tags", "steps", "-o", file, "berth.internal/cmd/berth-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build berth-init: %v\n%s", err, out)
+	}
+	prog, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.Init = prog
+	n.open(t)
+	for _, tc := range []struct {
+		step string
+		last bool // the end of the first run is on disk
+	}{{"ended", false}, {"recorded", true}, {"forking", true}, {"forked", true}, {"running", true}} {
+		t.Run(tc.step, func(t *testing.T) {
+			b := n.bundle(t, "sh", "-c", counting+"[ $n = 1 ] && exit 6; sleep 1000")
+			b.Restart.Policy = container.RestartAlways
+			n.create(t, b)
+			killAt := filepath.Join(n.cfg.Root, b.ID, "shim.log.kill-at")
+			if err := os.WriteFile(killAt, []byte(tc.step), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n.start(t, b.ID)
+			// Another agent asks.
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+			n.open(t)
+			s, err := n.Wait(testContext(t), b.ID)
+			if err != nil || s.Status != container.StatusStopped || s.ExitCode != 137 || !strings.Contains(s.Error, "shim") {
+				t.Errorf("Wait = %+v, %v; want stopped with 137 and an error about the shim", s, err)
+			}
+			if tc.last != (s.Last != nil && s.Last.ExitCode == 6 && s.Run == 1 && !s.Started.IsZero()) {
+				t.Errorf("the run before: %+v of %+v; known: %t", s.Last, s, tc.last)
+			}
+			if left := n.processes(t); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+			if err := errors.Join(os.Remove(killAt), n.Delete(testContext(t), b.ID)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestAgentKilledWhileItWritesAPlan finds half a plan.
+func TestAgentKilledWhileItWritesAPlan(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sh", "-c", counting+"[ $n = 1 ] && read x; exit 1")
+	b.Stdin, b.StdinOnce = true, true
+	n.create(t, b)
+	s := n.attach(t, b.ID, container.AttachOptions{Stdin: true})
+	n.start(t, b.ID)
+	half := filepath.Join(n.cfg.Root, b.ID, "plan.new")
+	if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.SetRestart(testContext(t), b.ID, container.Restart{Policy: container.RestartOnFailure, Max: 1}); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.Run != 2 || s.ExitCode != 1 {
+		t.Errorf("Wait = %+v, %v; want the end of the second run", s, err)
+	}
+	if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -142,6 +142,85 @@ func TestAgentKilled(t *testing.T) {
 	}
 }
 
+// logFiles returns the files of a log, the oldest first.
+func logFiles(t *testing.T, path string) []string {
+	t.Helper()
+	names := []string{path}
+	for i := 1; ; i++ {
+		name := fmt.Sprint(path, ".", i)
+		if _, err := os.Stat(name); err != nil {
+			return names
+		}
+		names = append([]string{name}, names...)
+	}
+}
+
+// TestAgentKilledUnderLoad kills the agent of a container that writes as fast as
+// it can, ends and begins again: no line is lost and no end of a run.
+func TestAgentKilledUnderLoad(t *testing.T) {
+	n := newNode(t)
+	const perRun = 20000
+	b := n.bundle(t, "sh", "-c", fmt.Sprintf("i=$(cat /i 2>/dev/null || echo 0); echo $((i+%d)) >/i; seq $((i+1)) $((i+%d)); exit 4", perRun, perRun))
+	b.Log.MaxSize, b.Log.MaxFiles = 100<<10, 900
+	b.Restart.Policy = container.RestartAlways
+	cmd := n.startAgent(t, b)
+	if s := n.waitRun(t, b.ID, 1); s.Last == nil || s.Last.ExitCode != 4 {
+		t.Errorf("after the first run: %+v", s)
+	}
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.open(t)
+	s := n.waitRun(t, b.ID, 3)
+	for s.Status != container.StatusRestarting {
+		s = n.waitRun(t, b.ID, s.Run)
+	}
+	if s.Last == nil || s.Last.ExitCode != 4 {
+		t.Errorf("after run %d: %+v", s.Run, s)
+	}
+	if err := n.SetRestart(testContext(t), b.ID, container.Restart{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.Wait(testContext(t), b.ID)
+	if err != nil || s.ExitCode != 4 || s.Error != "" || len(s.Warnings) > 0 {
+		t.Errorf("Wait = %+v, %v; want exit code 4", s, err)
+	}
+	files := logFiles(t, b.Log.Path)
+	if len(files) < 10 {
+		t.Errorf("the log has files %q, want many", files)
+	}
+	next, half := 1, ""
+	for _, name := range files {
+		if info, err := os.Stat(name); err != nil || info.Size() > b.Log.MaxSize {
+			t.Errorf("%s: %v, %v; want at most %d bytes", name, info, err, b.Log.MaxSize)
+		}
+		out, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+			if len(f) != 4 {
+				t.Fatalf("%s: line %q", name, line)
+			}
+			if half += f[3]; f[2] == "P" {
+				continue
+			}
+			if half != strconv.Itoa(next) {
+				t.Fatalf("%s: line %q, want %d", name, half, next)
+			}
+			next, half = next+1, ""
+		}
+	}
+	if want := s.Run*perRun + 1; next != want {
+		t.Errorf("the log ends before line %d, want %d", next, want)
+	}
+}
+
 // TestProgramItself runs a container with this program as its own shim, as a
 // berth that carries no berth-init does.
 func TestProgramItself(t *testing.T) {

@@ -9,6 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -55,45 +58,62 @@ func parseLogLine(line []byte) (LogEntry, error) {
 	return e, nil
 }
 
-// readLog calls fn with each entry of the log file that opts asks for. When it
-// follows it goes on until done is closed and everything written before that
-// was read, or until ctx ends, which is no error.
+// readLog calls fn with each entry of the log at file that opts asks for, the
+// files that it was rotated to among it. When it follows it goes on until done is
+// closed and everything written before that was read, or until ctx ends, which is
+// no error.
+//
+// It holds files by descriptor, so that their names may change meanwhile. What the
+// shim removes before it was reached is lost to a reader, who never holds a
+// container up.
 func readLog(ctx context.Context, file string, opts LogOptions, done <-chan struct{}, fn func(LogEntry) error) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("open log: %w", err)
-	}
-	defer f.Close()
-	if opts.Tail >= 0 {
-		if err := seekTail(f, opts.Tail); err != nil {
-			return fmt.Errorf("find the end of %s: %w", file, err)
-		}
-	}
-	return readLogFrom(ctx, f, opts, done, fn)
-}
-
-// readLogFrom is readLog from where f is now.
-func readLogFrom(ctx context.Context, f *os.File, opts LogOptions, done <-chan struct{}, fn func(LogEntry) error) error {
 	var changed <-chan struct{}
 	if opts.Follow {
-		w, err := watchFile(f.Name())
+		w, err := watchDir(filepath.Dir(file))
+		if missing(err) {
+			return fmt.Errorf("open log: %w", err)
+		}
 		if err != nil {
 			return err
 		}
 		defer w.close()
 		changed = w.changed
 	}
-	r := logReader{from: bufio.NewReaderSize(f, 64<<10), opts: opts}
+	files, err := logFiles(file, nil)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("open log %s: %w", file, fs.ErrNotExist)
+	}
+	r := logReader{files: files, opts: opts}
+	defer r.close()
+	if opts.Tail >= 0 {
+		if err := r.seekTail(opts.Tail); err != nil {
+			return fmt.Errorf("find the end of %s: %w", file, err)
+		}
+	}
 	for {
 		over := !opts.Follow
 		select {
-		case <-done: // what is in the file now is all there will be
+		case <-done: // what is in the files now is all there will be
 			over = true
 		default:
 		}
-		more, err := r.drain(ctx, fn)
-		if err != nil || !more || over || ctx.Err() != nil {
+		more, err := r.readAll(ctx, fn)
+		if err != nil || !more {
 			return err
+		}
+		if opts.Follow {
+			switch next, err := r.next(file); {
+			case err != nil:
+				return fmt.Errorf("follow log: %w", err)
+			case next:
+				continue
+			}
+		}
+		if over || ctx.Err() != nil {
+			return nil
 		}
 		select {
 		case <-changed:
@@ -104,11 +124,93 @@ func readLogFrom(ctx context.Context, f *os.File, opts LogOptions, done <-chan s
 	}
 }
 
-// logReader reads entries off a file that may still grow.
+// maxMissing is after how many names of a log in a row that are not there nobody
+// looks further: the shim may be renaming them right now.
+const maxMissing = 4
+
+// logFiles opens the files of the log at path that are younger than last, the
+// oldest first. Files are renamed to higher numbers only, so who looks from low to
+// high misses none, but may see one twice.
+func logFiles(path string, last os.FileInfo) (files []*os.File, err error) {
+	var seen []os.FileInfo
+	for i, miss := 0, 0; miss < maxMissing; i++ {
+		name := path
+		if i > 0 {
+			name += "." + strconv.Itoa(i)
+		}
+		f, err := os.Open(name)
+		if missing(err) {
+			miss++
+			continue
+		}
+		var info os.FileInfo
+		if err == nil {
+			info, err = f.Stat()
+		}
+		if err != nil {
+			closeFiles(append(files, f))
+			return nil, err
+		}
+		if last != nil && os.SameFile(info, last) {
+			_ = f.Close()
+			break
+		}
+		miss = 0
+		if !info.Mode().IsRegular() || slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }) {
+			_ = f.Close()
+			continue
+		}
+		files, seen = append(files, f), append(seen, info)
+	}
+	slices.Reverse(files)
+	return files, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close() // read only
+	}
+}
+
+// logReader reads entries off files of which the last may still grow.
 type logReader struct {
-	from *bufio.Reader
-	half []byte // of a line whose end is not written yet
-	opts LogOptions
+	files []*os.File    // the one that is being read, and those after it
+	from  *bufio.Reader // of the first of files
+	half  []byte        // of a line whose end is not written yet
+	opts  LogOptions
+}
+
+func (r *logReader) close() { closeFiles(r.files) }
+
+// readAll reads to the end of the last file. more is false if nothing after that
+// can be wanted.
+func (r *logReader) readAll(ctx context.Context, fn func(LogEntry) error) (more bool, err error) {
+	for {
+		if r.from == nil {
+			r.from = bufio.NewReaderSize(r.files[0], 64<<10)
+		}
+		if more, err := r.drain(ctx, fn); err != nil || !more {
+			return false, err
+		}
+		if len(r.files) == 1 {
+			return true, nil
+		}
+		closeFiles(r.files[:1])
+		r.files, r.half = r.files[1:], nil // half a line at the end of a file that is complete stays half
+		r.from.Reset(r.files[0])
+	}
+}
+
+// next goes on with the files that have followed the one that was read to its end,
+// and reports whether there are any. A file is complete once it has a successor.
+func (r *logReader) next(file string) (bool, error) {
+	info, err := r.files[0].Stat()
+	if err != nil {
+		return false, err
+	}
+	later, err := logFiles(file, info)
+	r.files = append(r.files, later...)
+	return len(later) > 0, err
 }
 
 // drain calls fn for the entries up to the end of the file. more is false if
@@ -148,12 +250,35 @@ func (r *logReader) drain(ctx context.Context, fn func(LogEntry) error) (more bo
 	return false, nil
 }
 
-// seekTail moves f to where its last n lines begin. It reads backwards, and no
-// more than it has to.
-func seekTail(f *os.File, n int) error {
+// seekTail goes to where the last n lines of all files begin.
+func (r *logReader) seekTail(n int) error {
+	for i, f := range slices.Backward(r.files) {
+		if n == 0 && i == len(r.files)-1 {
+			closeFiles(r.files[:i])
+			r.files = r.files[i:]
+			_, err := f.Seek(0, io.SeekEnd)
+			return err
+		}
+		found, err := seekTail(f, &n)
+		if err != nil {
+			return err
+		}
+		if found {
+			closeFiles(r.files[:i])
+			r.files = r.files[i:]
+			return nil
+		}
+	}
+	return nil // all there is
+}
+
+// seekTail moves f to where its last n lines begin, if more than these begin in
+// it, otherwise to its beginning; n is then how many of them are missing. It reads
+// backwards, and no more than it has to.
+func seekTail(f *os.File, n *int) (found bool, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n == 0 {
-		return err
+	if err != nil {
+		return false, err
 	}
 	const block = 64 << 10
 	var tail []byte // from the first newline seen so far to the end of its line
@@ -162,7 +287,7 @@ func seekTail(f *os.File, n int) error {
 		at -= size
 		buf := make([]byte, size, size+int64(len(tail)))
 		if _, err := f.ReadAt(buf, at); err != nil {
-			return err
+			return false, err
 		}
 		buf = append(buf, tail...)
 		for {
@@ -171,26 +296,28 @@ func seekTail(f *os.File, n int) error {
 				break
 			}
 			if line := buf[i+1:]; endsLine(line) {
-				if n--; n < 0 {
+				if *n--; *n < 0 {
 					// buf[:i] ends before the line that was one too many, so
 					// what is wanted begins behind that line.
 					_, err := f.Seek(at+int64(i)+1+int64(len(line))+1, io.SeekStart)
-					return err
+					return true, err
 				}
 			}
 			buf = buf[:i]
 		}
 		if len(buf) > maxLogLine {
-			return fmt.Errorf("a line of the log is longer than %d bytes", maxLogLine)
+			return false, fmt.Errorf("a line of the log is longer than %d bytes", maxLogLine)
 		}
 		tail = buf
 	}
-	if endsLine(tail) && n == 0 {
-		_, err = f.Seek(int64(len(tail))+1, io.SeekStart)
-		return err
+	if endsLine(tail) {
+		if *n--; *n < 0 {
+			_, err = f.Seek(int64(len(tail))+1, io.SeekStart)
+			return true, err
+		}
 	}
 	_, err = f.Seek(0, io.SeekStart)
-	return err
+	return false, err
 }
 
 // endsLine reports whether the entry, without its newline, ends a line of

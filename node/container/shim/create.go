@@ -78,11 +78,9 @@ func (s *shim) create(c Create, blob []byte) (err error) {
 	if s.plan, err = decode(blob, c.Prepare); err != nil {
 		return err
 	}
-	log := new(logFile)
-	if c.Log != "" {
-		if log.f, err = os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640); err != nil {
-			return fmt.Errorf("open log: %w", err)
-		}
+	log, err := openLog(c.Log, c.LogSize, c.LogFiles)
+	if err != nil {
+		return err
 	}
 	s.out.name, s.err.name, s.out.log, s.err.log = "stdout", "stderr", log, log
 	if s.pidns, err = os.Open("/proc/self/ns/pid"); err != nil {

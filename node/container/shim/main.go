@@ -225,6 +225,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		return Response{Error: coded}, nil, after
 	}
 	s.mu.Lock()
+	s.noteLog()
 	state := s.state
 	state.Warnings = slices.Clone(state.Warnings)
 	s.mu.Unlock()

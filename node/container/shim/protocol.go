@@ -59,6 +59,8 @@ type Create struct {
 	ID        string       `json:"id"`
 	Bundle    string       `json:"bundle"`        // directory that takes the exit record
 	Log       string       `json:"log,omitempty"` // file that takes stdout and stderr
+	LogSize   int64        `json:"log_max_size,omitempty"`
+	LogFiles  int          `json:"log_max_files,omitempty"`
 	Stdin     bool         `json:"stdin,omitempty"`
 	StdinOnce bool         `json:"stdin_once,omitempty"`
 	Flags     uint64       `json:"flags"` // of clone3

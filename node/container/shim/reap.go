@@ -146,9 +146,7 @@ func (s *shim) stop(e Exit) {
 	st.Status, st.Pid, st.Next = StatusStopped, 0, time.Time{}
 	st.Started, st.Finished = e.Started, e.Finished
 	st.ExitCode, st.Signal, st.OOMKilled, st.Error = e.ExitCode, e.Signal, e.OOMKilled, e.Error
-	if lost := s.out.log.lost; lost != nil {
-		s.warn("write log: " + lost.Error())
-	}
+	s.noteLog()
 	if err := s.record(ExitFile); err != nil {
 		st.Error = err.Error() // those that listen now still learn how it ended
 	}

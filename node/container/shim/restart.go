@@ -75,8 +75,10 @@ func (s *shim) rebuild() error {
 	if s.plan, err = decode(blob, c.Prepare); err != nil {
 		return err
 	}
-	// What belongs to the programs; stdio, log and cgroup stay.
-	s.Flags, s.UIDMap, s.GIDMap, s.NetNS, s.OOM, s.Send, s.Null, s.Devpts, s.Master, s.Peer = c.Flags, c.UIDMap, c.GIDMap, c.NetNS, c.OOM, c.Send, c.Null, c.Devpts, c.Master, c.Peer
+	// All that belongs to the programs; this is what stays.
+	c.Log, c.LogSize, c.LogFiles, c.Stdin, c.StdinOnce = s.Log, s.LogSize, s.LogFiles, s.Stdin, s.StdinOnce
+	c.ID, c.Bundle, c.Cgroup, c.Restart = s.ID, s.Bundle, s.Cgroup, s.Restart
+	s.Create = c
 	if err := s.build(); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"sync"
@@ -17,8 +16,9 @@ const logLine = 16 << 10
 // output carries one stream of the container to its log and to whoever is
 // attached.
 type output struct {
-	name string
-	log  *logFile
+	name    string
+	log     *logFile
+	partial bool // what was logged last has no end of line yet
 
 	mu    sync.Mutex
 	sinks []*os.File
@@ -36,11 +36,21 @@ func (o *output) attach(sink *os.File) {
 	o.sinks = append(o.sinks, sink)
 }
 
-// begin makes it ready for a run.
+// begin makes it ready for a run, whose first line does not go on with the last
+// one of the run before.
 func (o *output) begin() {
+	if o.partial {
+		o.keep([]byte{'\n'})
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = false
+}
+
+// keep logs what was read.
+func (o *output) keep(b []byte) {
+	o.log.write(o.name, b)
+	o.partial = b[len(b)-1] != '\n'
 }
 
 // copy carries until from ends, and closes all sinks then.
@@ -49,7 +59,7 @@ func (o *output) copy(from *os.File) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			o.log.write(o.name, buf[:n])
+			o.keep(buf[:n])
 			o.tee(buf[:n])
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -82,7 +92,7 @@ func (o *output) rest(from *os.File, buf []byte) {
 			return
 		}
 		if n > 0 {
-			o.log.write(o.name, buf[:n])
+			o.keep(buf[:n])
 			o.tee(buf[:n])
 		}
 	}
@@ -121,43 +131,4 @@ func (o *output) drop(sink *os.File) {
 	}
 	o.sinks = left
 	_ = sink.Close()
-}
-
-// logFile takes lines of all streams in the form of Kubernetes' CRI.
-type logFile struct {
-	mu   sync.Mutex
-	f    *os.File // nil: no log is kept
-	line []byte
-	lost error // the first error of writing
-}
-
-// write adds what was read from a stream as one line for each line in it, and
-// one marked P for what has no end yet. Nothing is held back.
-func (l *logFile) write(stream string, b []byte) {
-	if l.f == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.line = l.line[:0]
-	now := time.Now().UTC()
-	for len(b) > 0 {
-		tag, rest := " F ", []byte(nil)
-		text := b
-		if i := bytes.IndexByte(b, '\n'); i >= 0 {
-			text, rest = b[:i], b[i+1:]
-		} else {
-			tag = " P "
-		}
-		l.line = now.AppendFormat(l.line, "2006-01-02T15:04:05.000000000Z07:00")
-		l.line = append(append(append(l.line, ' '), stream...), tag...)
-		l.line = append(append(l.line, text...), '\n')
-		b = rest
-	}
-	if _, err := l.f.Write(l.line); err != nil && l.lost == nil {
-		l.lost = err
-	}
-	if cap(l.line) > 4*logLine {
-		l.line = nil // a burst of empty lines shall not stay in memory
-	}
 }
