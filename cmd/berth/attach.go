@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,8 +12,52 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"berth.internal/internal/detach"
 )
+
+func newAttach(std stdio) *cobra.Command {
+	var noStdin bool
+	var keys string
+	cmd := &cobra.Command{
+		Use:   "attach [flags] CONTAINER",
+		Short: "Join the terminal or the output of a running container",
+		Long: `Join the terminal, or the input and output, of a running container. berth exits with
+the container's exit code, or with 0 when you leave with the detach keys, ctrl-p ctrl-q,
+which a terminal has.`,
+		Example:           "  berth attach web\n  berth attach --detach-keys ctrl-x,x web",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: first(completeContainers),
+	}
+	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "only watch: send no input")
+	detachKeysFlag(cmd.Flags(), &keys)
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		seq, err := detach.Parse(keys)
+		if err != nil {
+			return misuse(fmt.Errorf("--detach-keys: %w", err))
+		}
+		res, err := node.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{})
+		if err != nil {
+			return err
+		}
+		c := res.Container
+		switch {
+		case c.State.Paused:
+			return fmt.Errorf("container %s is paused: berth unpause %s", args[0], args[0])
+		case !c.State.Running:
+			return fmt.Errorf("container %s is not running", args[0])
+		}
+		stdin := c.Config.OpenStdin && !noStdin
+		ctx = context.WithoutCancel(ctx) // the signals that end it belong to the container
+		a, err := attach(ctx, std, node, c.ID, attachOptions{stdin: stdin, removed: c.HostConfig.AutoRemove, tty: c.Config.Tty, keys: seq})
+		if err != nil {
+			return err
+		}
+		return a.run(ctx, nil)
+	})
+}
 
 // streams joins a container's streams to std, until the container closes its
 // own. The function that it returns waits for that.
@@ -47,52 +92,76 @@ var proxied = []os.Signal{
 // berth lets go of it.
 const impatience = 3
 
-// attached is a container whose streams are ours.
-type attached struct {
-	node    *client.Client
-	id      string
-	signals chan os.Signal
-	streams func() error
-	exited  client.ContainerWaitResult
+// attachOptions say how a container is joined.
+type attachOptions struct {
+	stdin, tty bool
+	removed    bool   // it goes when it ends
+	keys       []byte // by which its user leaves a terminal
 }
 
-// attach joins std to the container before it starts, so that nothing of its
-// output is lost. From here on signals go to the container.
-func attach(ctx context.Context, std stdio, node *client.Client, id string, stdin, removed bool) (*attached, error) {
-	conn, err := node.ContainerAttach(ctx, id, client.ContainerAttachOptions{
-		Stream: true, Stdin: stdin, Stdout: true, Stderr: true,
+// attached is a container whose streams are ours.
+type attached struct {
+	node   *client.Client
+	id     string
+	std    stdio
+	opts   attachOptions
+	conn   client.HijackedResponse
+	term   *terminal // with opts.tty
+	exited client.ContainerWaitResult
+}
+
+// attach joins the container, before it starts if it does not run, so that nothing of
+// its output is lost. What is joined must be run.
+func attach(ctx context.Context, std stdio, node *client.Client, id string, opts attachOptions) (*attached, error) {
+	a := &attached{node: node, id: id, std: std, opts: opts}
+	var err error
+	if opts.tty {
+		if a.term, err = openTerminal(std, opts.stdin); err != nil {
+			return nil, err
+		}
+	}
+	res, err := node.ContainerAttach(ctx, id, client.ContainerAttachOptions{
+		Stream: true, Stdin: opts.stdin, Stdout: true, Stderr: true,
 	})
 	if err != nil {
 		return nil, err
 	}
+	a.conn = res.HijackedResponse
 	condition := container.WaitConditionNextExit
-	if removed {
+	if opts.removed {
 		condition = container.WaitConditionRemoved
 	}
-	a := &attached{node: node, id: id, signals: make(chan os.Signal, 16)}
-	signal.Notify(a.signals, proxied...)
 	a.exited = node.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: condition})
-	a.streams = streams(std, conn.HijackedResponse, stdin)
 	return a, nil
 }
 
-// wait returns when the container has ended, with its exit code as an error
-// unless that is zero.
-func (a *attached) wait(ctx context.Context) error {
-	defer signal.Stop(a.signals)
+// run starts the container, if start is given, and returns when it has ended, with its
+// exit code as an error unless that is zero. Meanwhile signals go to the container; from a
+// terminal it gets keys instead.
+func (a *attached) run(ctx context.Context, start func() error) error {
+	if a.opts.tty {
+		return a.runTerminal(ctx, start)
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, proxied...)
+	defer signal.Stop(signals)
+	wait := streams(a.std, a.conn, a.opts.stdin)
+	if start != nil {
+		if err := start(); err != nil {
+			a.conn.Close()
+			return err
+		}
+	}
 	for asked := 0; ; {
 		select {
 		case res := <-a.exited.Result:
-			if res.Error != nil {
-				return fmt.Errorf("wait for container %s: %s", a.id[:12], res.Error.Message)
-			}
-			if err := a.streams(); err != nil {
+			if err := wait(); err != nil {
 				return fmt.Errorf("read the output of container %s: %w", a.id[:12], err)
 			}
-			return exitCode(int(res.StatusCode))
+			return a.ended(res)
 		case err := <-a.exited.Error:
-			return fmt.Errorf("lost the node while container %s ran, which goes on without it: %w", a.id[:12], err)
-		case sig := <-a.signals:
+			return a.lost(err)
+		case sig := <-signals:
 			if sig == syscall.SIGINT || sig == syscall.SIGTERM {
 				asked++
 			}
@@ -103,6 +172,41 @@ func (a *attached) wait(ctx context.Context) error {
 			_, _ = a.node.ContainerKill(ctx, a.id, client.ContainerKillOptions{Signal: unix.SignalName(sig.(syscall.Signal))})
 		}
 	}
+}
+
+// runTerminal is run for a container with a terminal.
+func (a *attached) runTerminal(ctx context.Context, start func() error) error {
+	s := session{std: a.std, term: a.term, keys: a.opts.keys, stdin: a.opts.stdin, resize: func(ctx context.Context, size client.ConsoleSize) error {
+		_, err := a.node.ContainerResize(ctx, a.id, client.ContainerResizeOptions{Height: size.Height, Width: size.Width})
+		return err
+	}}
+	err := s.run(ctx, a.conn, start)
+	switch {
+	case errors.Is(err, errLeft):
+		fmt.Fprintf(a.std.err, "\nberth: container %s goes on; come back with: berth attach %s\n", a.id[:12], a.id[:12])
+		return nil
+	case err != nil:
+		return err
+	}
+	select {
+	case res := <-a.exited.Result:
+		return a.ended(res)
+	case err := <-a.exited.Error:
+		return a.lost(err)
+	}
+}
+
+// ended is the end of the container.
+func (a *attached) ended(res container.WaitResponse) error {
+	if res.Error != nil {
+		return fmt.Errorf("wait for container %s: %s", a.id[:12], res.Error.Message)
+	}
+	return exitCode(int(res.StatusCode))
+}
+
+// lost is the end of the node before that of the container.
+func (a *attached) lost(err error) error {
+	return fmt.Errorf("lost the node while container %s ran, which goes on without it: %w", a.id[:12], err)
 }
 
 // exitCode passes on the exit code of a process in a container.

@@ -49,6 +49,61 @@ func newStop(std stdio) *cobra.Command {
 	})
 }
 
+func newRestart(std stdio) *cobra.Command {
+	var opts client.ContainerRestartOptions
+	var seconds int
+	cmd := &cobra.Command{
+		Use:               "restart [flags] CONTAINER...",
+		Short:             "Stop containers and start them again",
+		Example:           "  berth restart web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "`seconds` to wait before killing; default is the container's own, or 10")
+	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "", "`signal` to ask with; default is the container's own, or SIGTERM")
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		if cmd.Flags().Changed("time") {
+			opts.Timeout = &seconds
+		}
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerRestart(ctx, name, opts)
+			return err
+		})
+	})
+}
+
+func newPause(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "pause CONTAINER...",
+		Short:             "Freeze all processes of containers",
+		Example:           "  berth pause web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerPause(ctx, name, client.ContainerPauseOptions{})
+			return err
+		})
+	})
+}
+
+func newUnpause(std stdio) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "unpause CONTAINER...",
+		Short:             "Let paused containers go on",
+		Example:           "  berth unpause web",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completeContainers,
+	}
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error {
+			_, err := node.ContainerUnpause(ctx, name, client.ContainerUnpauseOptions{})
+			return err
+		})
+	})
+}
+
 func newKill(std stdio) *cobra.Command {
 	var opts client.ContainerKillOptions
 	cmd := &cobra.Command{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
@@ -29,7 +30,16 @@ func newLogs(std stdio) *cobra.Command {
 			return err
 		}
 		defer logs.Close()
-		if _, err := stdcopy.StdCopy(std.out, std.err, logs); err != nil && ctx.Err() == nil {
+		res, err := node.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{})
+		if err != nil {
+			return err
+		}
+		if res.Container.Config.Tty { // one stream, as it is
+			_, err = io.Copy(std.out, logs)
+		} else {
+			_, err = stdcopy.StdCopy(std.out, std.err, logs)
+		}
+		if err != nil && ctx.Err() == nil {
 			return fmt.Errorf("read the log of %s: %w", args[0], err)
 		}
 		return nil

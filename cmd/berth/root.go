@@ -84,8 +84,9 @@ pulls from it, and the tool for both.`,
 		&cobra.Group{ID: groupNode, Title: "Containers and images on a node:"},
 	)
 	root.AddCommand(
-		newRun(std), newExec(std), newPs(std), newLogs(std), newInspect(std),
-		newStart(std), newStop(std), newKill(std), newWait(std), newRm(std),
+		newRun(std), newCreate(std), newExec(std), newAttach(std), newPs(std), newLogs(std), newInspect(std),
+		newStart(std), newStop(std), newRestart(std), newKill(std), newPause(std), newUnpause(std), newWait(std), newRm(std),
+		newStats(std), newTop(std), newDiff(std), newUpdate(std),
 		newPull(std), newImages(std), newRmi(std), newInfo(std),
 		newServe(std), newNode(std), newUp(std), newAdmin(std), newConfig(std), newPolicy(std), newUser(std), newRobot(std), newTLS(std),
 		newLogin(std), newLogout(), newContext(std),

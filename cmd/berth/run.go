@@ -10,6 +10,8 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"berth.internal/internal/detach"
 )
 
 // What Docker's users expect run to exit with when the container did not run.
@@ -28,8 +30,35 @@ func newRun(std stdio) *cobra.Command {
 it. berth exits with the exit code of the container, or with 125 if the node did
 not start it, 126 if its command cannot be executed, 127 if it is not there.`,
 		Example: `  berth run --rm busybox echo hello
-  berth run -d --name web --network host -m 256m team/web:1.4
+  berth run -it --rm debian bash
+  berth run -d --name web --network host -m 256m --restart unless-stopped team/web:1.4
   echo text | berth run -i --rm busybox wc -c`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: first(completeImages),
+	}
+	cmd.Flags().SetInterspersed(false) // what follows the image is the container's
+	cmd.Flags().BoolVarP(&opts.detach, "detach", "d", false, "leave the container in the background and print its id")
+	detachKeysFlag(cmd.Flags(), &opts.detachKeys)
+	opts.addFlags(cmd.Flags())
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		keys, err := detach.Parse(opts.detachKeys)
+		if err != nil {
+			return misuse(fmt.Errorf("--detach-keys: %w", err))
+		}
+		req, err := opts.request(args[0], args[1:])
+		if err != nil {
+			return misuse(fmt.Errorf("%w%s", err, seeHelp(cmd)))
+		}
+		return runContainer(ctx, std, node, &opts, req, keys)
+	})
+}
+
+func newCreate(std stdio) *cobra.Command {
+	opts := runOptions{detach: true}
+	cmd := &cobra.Command{
+		Use:               "create [flags] IMAGE [COMMAND] [ARG...]",
+		Short:             "Make a container without starting it, and print its id",
+		Example:           "  berth create --name job team/job:1\n  berth start job",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: first(completeImages),
 	}
@@ -40,32 +69,46 @@ not start it, 126 if its command cannot be executed, 127 if it is not there.`,
 		if err != nil {
 			return misuse(fmt.Errorf("%w%s", err, seeHelp(cmd)))
 		}
-		return runContainer(ctx, std, node, &opts, req)
+		id, err := create(ctx, std, node, &opts, req)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(std.out, id)
+		return nil
 	})
 }
 
-func runContainer(ctx context.Context, std stdio, node *client.Client, opts *runOptions, req client.ContainerCreateOptions) error {
+func runContainer(ctx context.Context, std stdio, node *client.Client, opts *runOptions, req client.ContainerCreateOptions, keys []byte) error {
+	if opts.tty && !opts.detach {
+		t, err := openTerminal(std, opts.interactive)
+		if err != nil {
+			return err
+		}
+		size := t.size()
+		req.HostConfig.ConsoleSize = [2]uint{size.Height, size.Width}
+	}
 	id, err := create(ctx, std, node, opts, req)
 	if err != nil {
 		return &exit{code: exitRefused, err: err}
 	}
+	start := func() error {
+		_, err := node.ContainerStart(ctx, id, client.ContainerStartOptions{})
+		return notStarted(err)
+	}
 	if opts.detach {
-		if _, err := node.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
-			return notStarted(err)
+		if err := start(); err != nil {
+			return err
 		}
 		fmt.Fprintln(std.out, id)
 		return nil
 	}
 	// The signals that end ctx now belong to the container.
 	ctx = context.WithoutCancel(ctx)
-	a, err := attach(ctx, std, node, id, opts.interactive, opts.remove)
+	a, err := attach(ctx, std, node, id, attachOptions{stdin: opts.interactive, removed: opts.remove, tty: opts.tty, keys: keys})
 	if err != nil {
 		return &exit{code: exitRefused, err: err}
 	}
-	if _, err := node.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
-		return notStarted(err)
-	}
-	return a.wait(ctx)
+	return a.run(ctx, start)
 }
 
 // create makes the container, pulling its image as --pull says.
@@ -110,6 +153,9 @@ func writeNew(path, text string) error {
 // notStarted gives the failure of a start the exit code that a shell gives to
 // the same failure.
 func notStarted(err error) error {
+	if err == nil {
+		return nil
+	}
 	code := exitRefused
 	switch msg := err.Error(); {
 	case strings.Contains(msg, "no such file or directory"), strings.Contains(msg, "executable file not found"):

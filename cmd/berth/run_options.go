@@ -28,8 +28,8 @@ const (
 // runOptions are the flags of run, in Docker's words. Those that the node can
 // do nothing for are not here, and so refused by name.
 type runOptions struct {
-	detach, interactive, remove, quiet bool
-	pull, cidfile                      string
+	detach, interactive, tty, remove, quiet bool
+	pull, cidfile, detachKeys               string
 
 	name, hostname, domainname, user, workdir, entrypoint string
 	env, envFiles, labels, groups                         []string
@@ -38,7 +38,8 @@ type runOptions struct {
 
 	network, userns                           string
 	volumes, mounts, tmpfs, addHosts          []string
-	memory, memorySwap, memoryReservation     units.Bytes
+	memory, memoryReservation                 units.Bytes
+	memorySwap                                limitOrNone
 	shmSize                                   units.Bytes
 	cpus                                      float64
 	cpuShares, cpuQuota, cpuPeriod, pidsLimit int64
@@ -48,13 +49,15 @@ type runOptions struct {
 	capAdd, capDrop, securityOpt              []string
 	ulimits, sysctls                          []string
 
+	more moreOptions
+
 	flags *pflag.FlagSet
 }
 
 func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	o.flags = fs
-	fs.BoolVarP(&o.detach, "detach", "d", false, "leave the container in the background and print its id")
 	fs.BoolVarP(&o.interactive, "interactive", "i", false, "give the container our stdin")
+	fs.BoolVarP(&o.tty, "tty", "t", false, "give the container a terminal")
 	fs.BoolVar(&o.remove, "rm", false, "remove the container when it has ended")
 	fs.StringVar(&o.pull, "pull", pullMissing, "pull the image `when`: missing, always or never")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing about pulling")
@@ -74,7 +77,7 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.stopSignal, "stop-signal", "", "`signal` that asks the container to stop")
 	fs.IntVar(&o.stopTimeout, "stop-timeout", 0, "`seconds` that a stop waits before it kills")
 
-	fs.StringVar(&o.network, "network", "", "`network`: none or host")
+	fs.StringVar(&o.network, "network", "", "`network`: none, host, or container:NAME for another one's")
 	fs.StringVar(&o.userns, "userns", "", "user `namespace`: host for none of its own")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "add `NAME:ADDRESS` to /etc/hosts")
 
@@ -85,7 +88,7 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	fs.Var(&o.shmSize, "shm-size", "size of /dev/shm")
 
 	fs.VarP(&o.memory, "memory", "m", "limit of memory")
-	fs.Var(&o.memorySwap, "memory-swap", "limit of memory and swap together")
+	fs.Var(&o.memorySwap, "memory-swap", "limit of memory and swap together; -1 for none")
 	fs.Var(&o.memoryReservation, "memory-reservation", "memory to leave to the container when it is short")
 	fs.Float64Var(&o.cpus, "cpus", 0, "limit of `processors`, such as 1.5")
 	fs.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "`weight` against other containers; 1024 is usual")
@@ -100,7 +103,8 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 
 	fs.StringArrayVar(&o.capAdd, "cap-add", nil, "give a `capability`")
 	fs.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a `capability` away")
-	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "security `option`, such as no-new-privileges")
+	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "security `option`: no-new-privileges, seccomp=FILE, apparmor=NAME, systempaths=unconfined …")
+	o.more.addFlags(fs)
 }
 
 // request turns the flags into what the node is asked for.
@@ -110,9 +114,6 @@ func (o *runOptions) request(image string, command []string) (client.ContainerCr
 	case pullMissing, pullAlways, pullNever:
 	default:
 		return req, fmt.Errorf("--pull %s: say %s, %s or %s", o.pull, pullMissing, pullAlways, pullNever)
-	}
-	if o.detach && o.interactive {
-		return req, fmt.Errorf("--detach and --interactive: a container in the background has no stdin")
 	}
 	env, err := environment(o.envFiles, o.env)
 	if err != nil {
@@ -125,9 +126,12 @@ func (o *runOptions) request(image string, command []string) (client.ContainerCr
 	cfg := &container.Config{
 		Image: image, Cmd: command, Env: env, Labels: labels,
 		Hostname: o.hostname, Domainname: o.domainname, User: o.user, WorkingDir: o.workdir,
-		AttachStdin: o.interactive, AttachStdout: !o.detach, AttachStderr: !o.detach,
-		OpenStdin: o.interactive, StdinOnce: o.interactive,
+		AttachStdin: o.interactive && !o.detach, AttachStdout: !o.detach, AttachStderr: !o.detach,
+		OpenStdin: o.interactive, StdinOnce: o.interactive && !o.detach, Tty: o.tty,
 		StopSignal: o.stopSignal,
+	}
+	if cfg.Healthcheck, err = o.more.healthcheck(o.flags); err != nil {
+		return req, err
 	}
 	if o.flags.Changed("entrypoint") {
 		cfg.Entrypoint = []string{o.entrypoint} // empty: none, also not the image's
@@ -159,18 +163,23 @@ func (o *runOptions) hostConfig() (*container.HostConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	securityOpt, err := securityOptions(o.securityOpt)
+	if err != nil {
+		return nil, err
+	}
 	tmpfs := map[string]string{}
 	for _, t := range o.tmpfs {
 		target, options, _ := strings.Cut(t, ":")
 		tmpfs[target] = options
 	}
-	return &container.HostConfig{
+	hostCfg := &container.HostConfig{
 		AutoRemove: o.remove, NetworkMode: container.NetworkMode(o.network), UsernsMode: container.UsernsMode(o.userns),
 		Binds: binds, Mounts: mounts, Tmpfs: tmpfs, ExtraHosts: o.addHosts,
 		ReadonlyRootfs: o.readOnly, ShmSize: int64(o.shmSize), CapAdd: o.capAdd, CapDrop: o.capDrop,
-		SecurityOpt: o.securityOpt, GroupAdd: o.groups, OomScoreAdj: o.oomScoreAdj, Sysctls: sysctls,
+		SecurityOpt: securityOpt, GroupAdd: o.groups, OomScoreAdj: o.oomScoreAdj, Sysctls: sysctls,
 		Resources: resources,
-	}, nil
+	}
+	return hostCfg, o.more.apply(o.flags, hostCfg)
 }
 
 func (o *runOptions) resources() (container.Resources, error) {
@@ -179,10 +188,10 @@ func (o *runOptions) resources() (container.Resources, error) {
 		CPUShares: o.cpuShares, CPUQuota: o.cpuQuota, CPUPeriod: o.cpuPeriod,
 		CpusetCpus: o.cpusetCPUs, CpusetMems: o.cpusetMems,
 	}
-	if o.cpus < 0 || o.cpus > 1<<20 {
-		return r, fmt.Errorf("--cpus %v: no such number of processors", o.cpus)
+	var err error
+	if r.NanoCPUs, err = nanoCPUs(o.cpus); err != nil {
+		return r, err
 	}
-	r.NanoCPUs = int64(math.Round(o.cpus * 1e9))
 	if o.flags.Changed("pids-limit") {
 		r.PidsLimit = &o.pidsLimit
 	}
@@ -194,6 +203,14 @@ func (o *runOptions) resources() (container.Resources, error) {
 		r.Ulimits = append(r.Ulimits, limit)
 	}
 	return r, nil
+}
+
+// nanoCPUs reads a number of processors.
+func nanoCPUs(cpus float64) (int64, error) {
+	if cpus < 0 || cpus > 1<<20 {
+		return 0, fmt.Errorf("--cpus %v: no such number of processors", cpus)
+	}
+	return int64(math.Round(cpus * 1e9)), nil
 }
 
 // environment reads the variables of files and flags, in this order, so that

@@ -76,6 +76,9 @@ func TestRunOptions(t *testing.T) {
 	if err := os.WriteFile("vars", []byte("# comment\n\nFROM_FILE=1\nBERTH_TEST_PASSED_ON\nBERTH_TEST_UNSET\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile("profile.json", []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name         string
 		args         []string
@@ -96,11 +99,24 @@ func TestRunOptions(t *testing.T) {
 		{"tmpfs", []string{"--tmpfs", "/a:size=1m", "--mount", "type=tmpfs,target=/b,tmpfs-size=1m,tmpfs-mode=1770"}, `{}`, `{"Mounts":[{"Target":"/b","TmpfsOptions":{"Mode":1016,"SizeBytes":1048576},"Type":"tmpfs"}],"Tmpfs":{"/a":"size=1m"}}`, ""},
 		{"network", []string{"--network", "host", "--rm", "--read-only"}, `{}`, `{"AutoRemove":true,"NetworkMode":"host","ReadonlyRootfs":true}`, ""},
 
+		{"terminal", []string{"-it"}, `{"AttachStdin":true,"OpenStdin":true,"StdinOnce":true,"Tty":true}`, `{}`, ""},
+		{"no limit of swap", []string{"-m", "8m", "--memory-swap", "-1"}, `{}`, `{"Memory":8388608,"MemorySwap":-1}`, ""},
+		{"devices", []string{"--device", "/dev/null", "--device", "/dev/zero:r", "--device", "/dev/full:/dev/x:rw"}, `{}`, `{"Devices":[{"CgroupPermissions":"rwm","PathInContainer":"/dev/null","PathOnHost":"/dev/null"},{"CgroupPermissions":"r","PathInContainer":"/dev/zero","PathOnHost":"/dev/zero"},{"CgroupPermissions":"rw","PathInContainer":"/dev/x","PathOnHost":"/dev/full"}]}`, ""},
+		{"checks", []string{"--health-cmd", "true", "--health-interval", "1s", "--health-retries", "2"}, `{"Healthcheck":{"Interval":1000000000,"Retries":2,"Test":["CMD-SHELL","true"]}}`, `{}`, ""},
+		{"no checks", []string{"--no-healthcheck"}, `{"Healthcheck":{"Test":["NONE"]}}`, `{}`, ""},
+		{"seccomp", []string{"--security-opt", "seccomp=profile.json", "--security-opt", "seccomp=unconfined"}, `{}`, `{"SecurityOpt":["seccomp={}","seccomp=unconfined"]}`, ""},
+		{"namespaces", []string{"--pid", "host", "--ipc", "none", "--uts", "host", "--cgroupns", "private", "--init", "--privileged"}, `{}`, `{"CgroupnsMode":"private","Init":true,"IpcMode":"none","PidMode":"host","Privileged":true,"UTSMode":"host"}`, ""},
+		{"blocks", []string{"--blkio-weight", "100", "--device-write-bps", "/dev/sda:1m"}, `{}`, `{"BlkioDeviceWriteBps":[{"Path":"/dev/sda","Rate":1048576}],"BlkioWeight":100}`, ""},
+
 		{"variable without a name", []string{"-e", "=x"}, "", "", `variable "=x" has no name`},
 		{"no such file", []string{"--env-file", "nowhere"}, "", "", "--env-file: open nowhere: no such file or directory"},
 		{"wrong mount", []string{"--mount", "type=bind,colour=red"}, "", "", `--mount type=bind,colour=red: there is no option "colour"`},
 		{"mount nowhere", []string{"--mount", "type=bind,src=/a"}, "", "", "--mount type=bind,src=/a: needs type= and target="},
-		{"stdin in the background", []string{"-d", "-i"}, "", "", "--detach and --interactive: a container in the background has no stdin"},
+		{"wrong restart", []string{"--restart", "sometimes"}, "", "", "--restart sometimes: say no, always, unless-stopped or on-failure[:MAX]"},
+		{"wrong device", []string{"--device", "/dev/null:/dev/x:q"}, "", "", `--device /dev/null:/dev/x:q: "q" is not made of r, w and m`},
+		{"checked and not", []string{"--no-healthcheck", "--health-cmd", "true"}, "", "", "--no-healthcheck excludes the --health flags"},
+		{"no profile", []string{"--security-opt", "seccomp=nowhere"}, "", "", "--security-opt seccomp=nowhere: stat nowhere: no such file or directory"},
+		{"wrong rate", []string{"--device-read-bps", "/dev/sda:fast"}, "", "", `--device-read-bps /dev/sda:fast: "fast" is not a size such as 512k, 4MiB or 1.5g`},
 		{"wrong pull", []string{"--pull", "soon"}, "", "", "--pull soon: say missing, always or never"},
 		{"no number of processors", []string{"--cpus", "-1"}, "", "", "--cpus -1: no such number of processors"},
 	} {

@@ -35,6 +35,7 @@ type actor struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the program has ended and all it wrote is in lines
 	err   error         // of Wait, once ended is closed
+	tty   *os.File      // the other end of its terminal, if it has one
 
 	mu    sync.Mutex
 	lines []string
@@ -92,7 +93,7 @@ func (a *actor) read(r io.ReadCloser) {
 		defer r.Close()
 		for scan := bufio.NewScanner(r); scan.Scan(); {
 			a.mu.Lock()
-			a.lines = append(a.lines, scan.Text())
+			a.lines = append(a.lines, strings.TrimSuffix(scan.Text(), "\r"))
 			close(a.more)
 			a.more = make(chan struct{})
 			a.mu.Unlock()
@@ -175,23 +176,24 @@ func find(ts *testscript.TestScript, name string) *actor {
 // enter starts a program, waits until it is ready and gives it a name. What the
 // first group of ready matches becomes $NAME.
 func enter(ts *testscript.TestScript, name, ready string, args ...string) *actor {
-	re, err := regexp.Compile(ready)
-	ts.Check(err)
-	a, err := act(name, ts.MkAbs("."), environ(ts), args)
-	ts.Check(err)
+	return play(ts, name, ready, act, args...)
+}
+
+// introduce waits until a program is ready, and gives it its name.
+func introduce(ts *testscript.TestScript, a *actor, ready *regexp.Regexp) *actor {
 	all := playing(ts)
 	if all.m == nil {
 		all.m = map[string]*actor{}
 	}
-	all.m[name] = a
+	all.m[a.name] = a
 	ts.Defer(func() {
 		_ = a.stop(syscall.SIGKILL)
 		ts.Logf("[%s]\n%s", strings.Join(a.args, " "), a.output())
 	})
-	m, err := a.find(re)
+	m, err := a.find(ready)
 	ts.Check(err)
 	if len(m) > 1 {
-		ts.Setenv(name, m[1])
+		ts.Setenv(a.name, m[1])
 	}
 	return a
 }

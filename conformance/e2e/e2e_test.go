@@ -22,6 +22,10 @@
 //	port NAME                    sets $NAME to a port of 127.0.0.1 that is free
 //	provider NAME                starts an OpenID provider, sets $NAME to its URL
 //	browse URL NAME              opens a page of the provider's, and logs in there as NAME
+//	tty NAME REGEXP PROGRAM [ARG...]
+//	                             spawn, with a terminal of 24 rows and 80 columns
+//	type NAME KEYS               presses keys on it: letters, \r for return, \x10 for ctrl-p
+//	resize NAME ROWS COLUMNS     changes its size
 //	ended NAME                   waits until NAME has ended, well, or with ! badly
 package e2e_test
 
@@ -106,6 +110,9 @@ func TestStories(t *testing.T) {
 			"provider":   cmdProvider,
 			"browse":     cmdBrowse,
 			"ended":      cmdEnded,
+			"tty":        cmdTTY,
+			"type":       cmdType,
+			"resize":     cmdResize,
 		},
 	})
 }
