@@ -27,6 +27,10 @@ func main() {
 		os.Exit(shim.Main())
 	}
 
+	if filepath.Base(os.Args[0]) == ociName {
+		os.Exit(ociRun(context.Background(), stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}, os.Args[1:]))
+	}
+
 	// The first SIGINT or SIGTERM asks for a clean end, the second one ends at
 	// once: after the first, the signals do again what they do by default.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

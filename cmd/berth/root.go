@@ -91,7 +91,7 @@ pulls from it, and the tool for both.`,
 		newServe(std), newNode(std), newUp(std), newAdmin(std), newConfig(std), newPolicy(std), newUser(std), newRobot(std), newTLS(std),
 		newLogin(std), newLogout(), newContext(std),
 		newRepo(std),
-		newVersion(std),
+		newVersion(std), newOCI(std),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return misuse(fmt.Errorf("%w%s%s", err, didYouMeanFlag(cmd, err), seeHelp(cmd)))

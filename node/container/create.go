@@ -158,14 +158,20 @@ func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
 	if err != nil {
 		return shim.Create{}, nil, err
 	}
+	req, programs := requestOf(p)
+	req.ID, req.Bundle, req.Stdin, req.StdinOnce = b.ID, r.path(b.ID), b.Stdin, b.StdinOnce
+	req.Log, req.LogSize, req.LogFiles = b.Log.Path, b.Log.MaxSize, b.Log.MaxFiles
+	req.Restart = shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max}
+	return req, programs, nil
+}
+
+// requestOf returns a plan as a shim takes it, and the programs for it.
+func requestOf(p *plan.Create) (shim.Create, []byte) {
 	prepare := p.Prepare.Encode()
 	return shim.Create{
-		ID: b.ID, Bundle: r.path(b.ID), Log: b.Log.Path, LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles,
-		Stdin: b.Stdin, StdinOnce: b.StdinOnce,
 		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
-		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
-	}, append(prepare, p.Child.Encode()...), nil
+	}, append(prepare, p.Child.Encode()...)
 }
 
 // explain adds to an error of a shim that is gone what it said last.

@@ -44,34 +44,43 @@ func (r *Runtime) update(ctx context.Context, id string, change *specs.LinuxReso
 	if err != nil || change == nil {
 		return err
 	}
-	before := rec.Spec.Linux.Resources
-	whole := merge(before, change)
-	list, err := settings(r.groups.only2, change, whole)
+	whole, undo, err := r.groups.update(r.cgroupPath(id), rec.Spec.Linux.Resources, change)
 	if err != nil {
 		return err
-	}
-	path := r.cgroupPath(id)
-	if err := r.fits(path, change.Memory); err != nil {
-		return err
-	}
-	undo, err := r.groups.set(path, list)
-	if err != nil {
-		return err
-	}
-	err = r.exchangeRules(path, before, change)
-	if err != nil {
-		return errors.Join(err, r.groups.restore(path, undo))
 	}
 	rec.Spec.Linux.Resources = whole
 	if err := r.writeRecord(rec); err != nil {
-		return errors.Join(err, r.restoreRules(path, before, change), r.groups.restore(path, undo))
+		return errors.Join(err, undo())
 	}
 	return nil
 }
 
+// update changes the limits before of the cgroup at path, and returns all that hold
+// then, and what undoes it.
+func (h hierarchies) update(path string, before, change *specs.LinuxResources) (whole *specs.LinuxResources, undo func() error, err error) {
+	whole = merge(before, change)
+	list, err := settings(h.only2, change, whole)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := h.fits(path, change.Memory); err != nil {
+		return nil, nil, err
+	}
+	was, err := h.set(path, list)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := h.exchangeRules(path, before, change); err != nil {
+		return nil, nil, errors.Join(err, h.restore(path, was))
+	}
+	return whole, func() error {
+		return errors.Join(h.restoreRules(path, before, change), h.restore(path, was))
+	}, nil
+}
+
 // exchangeRules sets the device rules of change, if it has any; after an error those
 // of before.
-func (r *Runtime) exchangeRules(path string, before, change *specs.LinuxResources) error {
+func (h hierarchies) exchangeRules(path string, before, change *specs.LinuxResources) error {
 	if len(change.Devices) == 0 {
 		return nil
 	}
@@ -79,14 +88,14 @@ func (r *Runtime) exchangeRules(path string, before, change *specs.LinuxResource
 	if err != nil {
 		return err
 	}
-	if err := r.groups.setDevices(path, rules); err != nil {
-		return errors.Join(err, r.restoreRules(path, before, change))
+	if err := h.setDevices(path, rules); err != nil {
+		return errors.Join(err, h.restoreRules(path, before, change))
 	}
 	return nil
 }
 
 // restoreRules sets the device rules of before, if change has others.
-func (r *Runtime) restoreRules(path string, before, change *specs.LinuxResources) error {
+func (h hierarchies) restoreRules(path string, before, change *specs.LinuxResources) error {
 	if len(change.Devices) == 0 {
 		return nil
 	}
@@ -94,7 +103,7 @@ func (r *Runtime) restoreRules(path string, before, change *specs.LinuxResources
 	if err != nil {
 		return err
 	}
-	return r.groups.setDevices(path, rules)
+	return h.setDevices(path, rules)
 }
 
 // writeRecord writes the record of a container again.
@@ -109,16 +118,16 @@ func (r *Runtime) writeRecord(rec *record) error {
 // fits returns an error if a new limit of memory is below what the container uses
 // and the kernel could not take away without killing: version 2 would. (Version 1
 // refuses by itself.)
-func (r *Runtime) fits(path string, m *specs.LinuxMemory) error {
+func (h hierarchies) fits(path string, m *specs.LinuxMemory) error {
 	limit := uint64(0)
 	if m != nil {
 		limit = uint64(max(value(m.Limit), 0))
 	}
-	if limit == 0 || !r.groups.only2 && !value(m.CheckBeforeUpdate) {
+	if limit == 0 || !h.only2 && !value(m.CheckBeforeUpdate) {
 		return nil
 	}
-	dir := r.groups.dir(path, "memory")
-	used := readNumber(filepath.Join(dir, r.groups.byVersion("memory.usage_in_bytes", "memory.current")))
+	dir := h.dir(path, "memory")
+	used := readNumber(filepath.Join(dir, h.byVersion("memory.usage_in_bytes", "memory.current")))
 	if value(m.CheckBeforeUpdate) {
 		if limit <= used {
 			return fmt.Errorf("linux.resources.memory.limit of %d bytes is not more than the container uses, %d", limit, used)

@@ -95,6 +95,9 @@ func (p *Program) Check() error {
 		return fmt.Errorf("%d system calls with %d values, at most %d and %d are possible", len(p.ops), p.regs, MaxOps, MaxRegs)
 	}
 	for _, op := range p.ops {
+		if len(op.branches) > maxBranches || len(op.args) > maxArgs {
+			return fmt.Errorf("%s: %d branches and %d arguments, at most %d and %d are possible", op.what, len(op.branches), len(op.args), maxBranches, maxArgs)
+		}
 		for _, a := range op.args {
 			if a.text && bytes.IndexByte(a.data, 0) >= 0 {
 				return fmt.Errorf("%q contains a zero byte", a.data)

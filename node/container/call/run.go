@@ -244,3 +244,10 @@ func ParseReport(b []byte, parent, child *Code) Report {
 	}
 	return Report{Warning: first&reportWarning != 0, Failure: c.failure(first&reportIndex, syscall.Errno(errno))}
 }
+
+// ReportErrno reads the error of a report without the program that made it. warning
+// says that it went on.
+func ReportErrno(b []byte) (errno syscall.Errno, warning bool) {
+	first := binary.NativeEndian.Uint32(b)
+	return syscall.Errno(binary.NativeEndian.Uint32(b[4:])), first&(reportWarning|reportReady) != 0
+}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -35,4 +36,31 @@ var rlimits = map[string]int{
 func rlimit(l specs.POSIXRlimit) call.Arg {
 	b := binary.NativeEndian.AppendUint64(nil, l.Soft)
 	return call.Data(binary.NativeEndian.AppendUint64(b, l.Hard))
+}
+
+// Namespaces returns the types of namespaces that a container can have.
+func Namespaces() []string {
+	var names []string
+	for t := range cloneFlags {
+		names = append(names, string(t))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// MountOptions returns the mount options that are acted upon, not those of file
+// systems.
+func MountOptions() []string {
+	names := []string{"async", "bind", "defaults", "idmap", "rbind", "ridmap"}
+	for opt, a := range attrs {
+		names = append(names, opt)
+		if a.set != 0 && a.clr == 0 {
+			names = append(names, "r"+opt)
+		}
+	}
+	for opt := range propagations {
+		names = append(names, opt)
+	}
+	slices.Sort(names)
+	return names
 }

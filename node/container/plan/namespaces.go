@@ -160,6 +160,24 @@ func (ns *namespaces) readOffsets(offsets map[string]specs.LinuxTimeOffset) erro
 	return nil
 }
 
+// inside returns the namespaces of the container's first process that a further one
+// enters itself.
+func (ns namespaces) inside() int {
+	return int((ns.flags | ns.joined&^unix.CLONE_NEWNET) &^ unix.CLONE_NEWPID)
+}
+
+// enter returns the namespaces that whoever forks a further process enters for the
+// moment of the fork.
+func (ns namespaces) enter() (kinds []int) {
+	if ns.has(unix.CLONE_NEWPID) {
+		kinds = append(kinds, unix.CLONE_NEWPID) // concerns children only
+	}
+	if ns.netPath != "" {
+		kinds = append(kinds, unix.CLONE_NEWNET) // belongs to the node, not to the container's user namespace
+	}
+	return kinds
+}
+
 // hostID returns the number on the node of a number in the container, which is
 // the number itself without mappings; -1 if it has none.
 func hostID(maps []specs.LinuxIDMapping, id uint32) int {

@@ -40,23 +40,7 @@ func process(c *call.Program, l launch) error {
 	if err := checkProcess(proc); err != nil {
 		return err
 	}
-	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
-		if l.terminal != 0 {
-			fd = l.terminal
-		}
-		c.Call(unix.SYS_DUP3, call.Get(fd), call.Int(i), call.Int(0)).As("connect stdio")
-	}
-	if l.terminal != 0 {
-		c.Call(unix.SYS_IOCTL, call.Int(0), call.Int(unix.TIOCSCTTY), call.Int(0)).As("make the terminal that of the session")
-	}
-	// What the shim ignores, and who started the node: the fork resets only what Go
-	// handles.
-	for sig := 1; sig <= lastSignal; sig++ {
-		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
-			c.Call(unix.SYS_RT_SIGACTION, call.Int(sig), call.Data(make([]byte, 32)), call.Int(0), call.Int(8))
-		}
-	}
-	c.Call(unix.SYS_RT_SIGPROCMASK, call.Int(unix.SIG_SETMASK), call.Data(make([]byte, 8)), call.Int(0), call.Int(8))
+	stdioAndSignals(c, l.terminal)
 	// Not the keys of who started the node. A kernel without keys is as good.
 	if !l.keepKeyring {
 		c.Call(unix.SYS_KEYCTL, call.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), call.Int(0)).On(call.Next, unix.ENOSYS).As("make a session keyring")
@@ -182,29 +166,51 @@ func execute(c *call.Program, proc *specs.Process) {
 	c.Fail(unix.ENOENT).Command().As(fmt.Sprintf("find %q in PATH", name))
 }
 
+// stdioAndSignals connects the standard streams, or a terminal if that is not 0, and
+// sets all signals to what they do by default.
+func stdioAndSignals(c *call.Program, terminal call.Reg) {
+	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
+		if terminal != 0 {
+			fd = terminal
+		}
+		c.Call(unix.SYS_DUP3, call.Get(fd), call.Int(i), call.Int(0)).As("connect stdio")
+	}
+	if terminal != 0 {
+		c.Call(unix.SYS_IOCTL, call.Int(0), call.Int(unix.TIOCSCTTY), call.Int(0)).As("make the terminal that of the session")
+	}
+	// What the shim ignores, and who started the node: the fork resets only what Go
+	// handles.
+	for sig := 1; sig <= lastSignal; sig++ {
+		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
+			c.Call(unix.SYS_RT_SIGACTION, call.Int(sig), call.Data(make([]byte, 32)), call.Int(0), call.Int(8))
+		}
+	}
+	c.Call(unix.SYS_RT_SIGPROCMASK, call.Int(unix.SIG_SETMASK), call.Data(make([]byte, 8)), call.Int(0), call.Int(8))
+}
+
 // lookUp fails if the process's command cannot be there, before anybody relies on
 // the process. What execve says later is what counts.
 func lookUp(c *call.Program, proc *specs.Process) {
 	found := c.Label()
-	names, what := []string{proc.Args[0]}, "find "
+	names, what := []string{proc.Args[0]}, "exec: "+strconv.Quote(proc.Args[0])
 	if !strings.Contains(proc.Args[0], "/") {
 		names = nil
 		for _, dir := range searchPath(proc) {
 			names = append(names, dir+"/"+proc.Args[0])
 		}
-		what = "find in PATH "
+		what += ": executable file not found in $PATH" // the words that podman looks for
 	}
-	what += strconv.Quote(proc.Args[0])
 	denied := c.Label()
 	for pass := range 2 {
 		for _, name := range names {
 			op := c.Call(unix.SYS_FACCESSAT2, call.Int(unix.AT_FDCWD), call.Str(name), call.Int(unix.X_OK), call.Int(unix.AT_EACCESS)).
-				On(call.Next, unix.ENOENT, unix.ENOTDIR).On(found, unix.ENOSYS, unix.EPERM).Then(found) // a filter may refuse the question
+				On(call.Next, unix.ENOENT, unix.ENOTDIR).Then(found)
 			if pass == 0 {
 				op.On(call.Next, unix.EACCES)
 			} else {
 				op.On(denied, unix.EACCES)
 			}
+			op.On(found, 0) // a filter may refuse the question
 		}
 	}
 	c.Fail(unix.ENOENT).Command().As(what)
@@ -279,7 +285,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	exec := &Exec{OOM: proc.OOMScoreAdj, Prepare: parent, Child: child}
+	exec := &Exec{OOM: proc.OOMScoreAdj, Enter: ns.enter(), Prepare: parent, Child: child}
 	l := launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, files: in.Files}
 	// It waits until it is in the container's cgroup.
 	if in.Terminal != nil {
@@ -291,13 +297,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 	} else {
 		wait(child, Sync)
 	}
-	if ns.has(unix.CLONE_NEWPID) {
-		exec.Enter = append(exec.Enter, unix.CLONE_NEWPID) // concerns children only
-	}
-	if ns.netPath != "" {
-		exec.Enter = append(exec.Enter, unix.CLONE_NEWNET) // belongs to the node, not to the container's user namespace
-	}
-	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(int((ns.flags|ns.joined&^unix.CLONE_NEWNET)&^unix.CLONE_NEWPID))).As("enter the container's namespaces")
+	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(ns.inside())).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
 	l.root = child.Reg()
 	child.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/"), call.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), call.Int(0)).To(l.root).
@@ -309,4 +309,34 @@ func ForExec(in ExecInput) (*Exec, error) {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
 	return exec, nil
+}
+
+// ForHook makes the plan of a hook that runs in the namespaces of the container with
+// this spec, with all the capabilities that these have to give.
+func ForHook(s *specs.Spec, hook *specs.Hook) (*Exec, error) {
+	ns, err := namespacesOf(s)
+	if err != nil {
+		return nil, err
+	}
+	parent, child := call.New(parentRegs), call.New(childRegs)
+	wait(child, Sync) // until it is in the container's cgroup
+	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(ns.inside())).As("enter the container's namespaces")
+	child.Call(unix.SYS_SETSID).As("begin a session")
+	if ns.user {
+		child.Call(unix.SYS_SETRESGID, call.Int(0), call.Int(0), call.Int(0)).As("become group 0 of the user namespace")
+		child.Call(unix.SYS_SETRESUID, call.Int(0), call.Int(0), call.Int(0)).As("become user 0 of the user namespace")
+	}
+	stdioAndSignals(child, 0)
+	child.Call(unix.SYS_CHDIR, call.Str("/")).As("enter the root directory")
+	child.Call(unix.SYS_UMASK, call.Int(0o022))
+	child.Call(unix.SYS_CLOSE_RANGE, call.Int(3), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
+	args := hook.Args
+	if len(args) == 0 {
+		args = []string{hook.Path}
+	}
+	child.Call(unix.SYS_EXECVE, call.Str(hook.Path), child.List(args), child.List(hook.Env)).Command().As("execute hook " + hook.Path)
+	if err := child.Check(); err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	return &Exec{Enter: ns.enter(), Prepare: parent, Child: child}, nil
 }

@@ -414,3 +414,30 @@ func condition(c specs.LinuxSeccompArg, then program) (program, error) {
 		return nil, fmt.Errorf("seccomp operator %q: %w", c.Op, ErrUnsupported)
 	}
 }
+
+// Actions returns the actions that a profile may name.
+func Actions() []string {
+	return []string{
+		string(specs.ActAllow), string(specs.ActErrno), string(specs.ActKill), string(specs.ActKillProcess), string(specs.ActKillThread),
+		string(specs.ActLog), string(specs.ActTrace), string(specs.ActTrap),
+	}
+}
+
+// Operators returns the comparisons that a profile may make.
+func Operators() []string {
+	return []string{
+		string(specs.OpEqualTo), string(specs.OpGreaterEqual), string(specs.OpGreaterThan), string(specs.OpLessEqual), string(specs.OpLessThan),
+		string(specs.OpMaskedEqual), string(specs.OpNotEqual),
+	}
+}
+
+// Architectures returns those whose programs a filter tells apart; of others nothing
+// runs here.
+func Architectures() []string {
+	var names []string
+	for name := range architectures() {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	return names
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,27 +64,28 @@ func raise(files []*os.File, least int) error {
 	return nil
 }
 
-// createDetached builds a container that is left to whoever asked for it.
-func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File) (after func(error), err error) {
+// createDetached builds a container that is left to whoever asked for it, and gives
+// the master of its terminal, if it has one.
+func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File) (give []*os.File, after func(error), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != "" || len(files) < 6 {
 		closeAll(files)
-		return nil, failf(CodeFailed, "a container without a shim needs a process of its own, and its descriptors")
+		return nil, nil, failf(CodeFailed, "a container without a shim needs a process of its own, and its descriptors")
 	}
 	if err := raise(files, 3+len(files)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.Create = req
 	if s.plan, err = decode(blob, req.Prepare); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.given = &detached{start: files[3], report: files[4], reports: files[5], files: files[6:]}
 	s.state = State{Version: Version, ID: s.ID, Created: time.Now().UTC()}
 	if err := s.fork(stdio(files[:3])); err != nil {
 		s.state = State{}
 		code, _ := classify(err)
-		return nil, failf(code, "%v", err)
+		return nil, nil, failf(code, "%v", err)
 	}
 	s.state.Status = StatusCreated
 	if req.Detached.Pause {
@@ -91,10 +93,13 @@ func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File
 			s.abandon()
 			s.state = State{}
 			code, _ := classify(err)
-			return nil, failf(code, "%v", err)
+			return nil, nil, failf(code, "%v", err)
 		}
 	}
-	return func(err error) {
+	if s.term.master != nil {
+		give = []*os.File{s.term.master}
+	}
+	return give, func(err error) {
 		if err != nil { // nobody knows of it
 			_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
 		}
@@ -166,6 +171,9 @@ func (s *shim) execOnce(c *Conn, e Exec, blob []byte, files []*os.File) (code *i
 	s.state.Status, s.Cgroup, s.pidfd = StatusRunning, e.Once.Cgroup, int(files[3].Fd())
 	s.given = &detached{files: files[4:]}
 	s.pidns, err = os.Open("/proc/self/ns/pid")
+	if err == nil && e.Master != 0 {
+		s.term.pts, err = openDevpts(s.pidfd)
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -179,9 +187,49 @@ func (s *shim) execOnce(c *Conn, e Exec, blob []byte, files []*os.File) (code *i
 		return nil, failf(why, "%v", err)
 	}
 	closeAll(files[:3])
-	if err := c.Send(Response{Version: Version, Pid: p.pid}, nil, append(p.terminal, s.given.process)...); err != nil || e.Once.Leave {
+	err = c.Send(Response{Version: Version, Pid: p.pid}, nil, append([]*os.File{s.given.process}, p.terminal...)...)
+	closeAll(p.terminal)
+	if err != nil || e.Once.Leave {
 		return nil, err
 	}
 	n := exitCode(<-p.exited)
 	return &n, nil
+}
+
+// openDevpts opens the file system of terminals that the process has at /dev/pts. It
+// may be another by now than was made for it: whatever it is, it is one of terminals,
+// and nothing else is opened. This thread looks at it from the process's mount
+// namespace; if it cannot come back, nobody uses it again.
+func openDevpts(process int) (*os.File, error) {
+	runtime.LockOSThread()
+	own, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(own)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, fmt.Errorf("leave the directories of other threads: %w", err)
+	}
+	if err := unix.Setns(process, unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("enter the container's mount namespace: %w", err)
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, "/dev/pts", &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if back := unix.Setns(own, unix.CLONE_NEWNS); back != nil {
+		return nil, fmt.Errorf("return from the container's mount namespace: %w", back)
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		return nil, fmt.Errorf("open the container's /dev/pts: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err = unix.Fstatfs(fd, &fs); err == nil && fs.Type != unix.DEVPTS_SUPER_MAGIC {
+		err = errors.New("there is no devpts")
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("look at the container's /dev/pts: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "devpts"), nil
 }

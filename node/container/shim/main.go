@@ -186,7 +186,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	var err error
 	switch {
 	case req.Method == MethodCreate && req.Create != nil && req.Create.Detached != nil:
-		after, err = s.createDetached(c, *req.Create, blob, files)
+		give, after, err = s.createDetached(c, *req.Create, blob, files)
 		files = nil
 	case req.Method == MethodExec && req.Exec != nil && req.Exec.Once != nil:
 		resp.ExitCode, err = s.execOnce(c, *req.Exec, blob, files)

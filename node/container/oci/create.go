@@ -1,0 +1,286 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container"
+)
+
+// CreateOptions is a container to be created.
+type CreateOptions struct {
+	ID     string
+	Bundle string // directory with a config.json
+	// PidFile takes the number of the container's first process; "": none.
+	PidFile string
+	// ConsoleSocket is where the terminal's master goes if process.terminal is set.
+	ConsoleSocket string
+	Stdio         [3]*os.File
+	Files         []*os.File // descriptors that the process gets from number 3 on
+	Listeners     int        // how many of Files are sockets that it shall serve (LISTEN_FDS)
+	NoNewKeyring  bool
+
+	// console takes the terminal's master instead of ConsoleSocket.
+	console func(master *os.File) error
+}
+
+// Create makes a container of a bundle, up to where only its program is missing.
+// Errors: ErrExists; ErrBadID; ErrUnsupported; ErrNoCommand; ErrNotExecutable. After
+// an error nothing is left, and poststop hooks have run if others had.
+func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
+	bundle, spec, err := readBundle(o.Bundle)
+	if err != nil {
+		return err
+	}
+	if err := checkConsole(spec.Process, o.ConsoleSocket, o.console != nil); err != nil {
+		return err
+	}
+	listening(spec, o.Listeners)
+	release, err := r.make(o.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := &record{
+		Version: recordVersion, ID: o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: cgroupPath(spec, o.ID),
+		Owner: owner(),
+	}
+	c := &creation{r: r, o: o, rec: rec}
+	if err := c.run(ctx); err != nil {
+		return errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// owner returns who calls the runtime.
+func owner() string {
+	u, err := user.Current()
+	if err != nil {
+		return strconv.Itoa(os.Getuid())
+	}
+	return u.Username
+}
+
+// cgroupPath returns where the container's processes are. A relative path, which the
+// specification leaves to the runtime, is one below the default's.
+func cgroupPath(s *specs.Spec, id string) string {
+	switch p := s.Linux.CgroupsPath; {
+	case p == "":
+		return path.Join(defaultCgroup, id)
+	case path.IsAbs(p):
+		return p
+	default:
+		return path.Join(defaultCgroup, p)
+	}
+}
+
+const defaultCgroup = "/berth-oci"
+
+// creation is a container while it is made.
+type creation struct {
+	r       *Runtime
+	o       CreateOptions
+	rec     *record
+	group   bool // the cgroup is made
+	pidFile bool // is written
+}
+
+func (c *creation) run(ctx context.Context) (err error) {
+	r, rec := c.r, c.rec
+	cgroup, err := container.CgroupAt(rec.Cgroup)
+	if err != nil {
+		return err
+	}
+	rec.Group = cgroup.Group
+	if rec.Seccomp, err = container.Seccomp(rec.Spec); err != nil {
+		return err
+	}
+	if pids, err := rec.Group.Pids(); err != nil {
+		return err
+	} else if len(pids) > 0 {
+		return fmt.Errorf("cgroup %s is not empty: %d processes are in it", rec.Cgroup, len(pids))
+	}
+	if err := r.write(rec); err != nil { // from here on delete finds all
+		return err
+	}
+	c.group = true
+	if err := cgroup.Make(rec.Spec.Linux.Resources); err != nil {
+		return err
+	}
+	d := container.Detached{
+		Spec: runnable(rec.Spec), Cgroup: cgroup, Dir: r.path(rec.ID), Stdio: c.o.Stdio, Files: c.o.Files, KeepKeyring: c.o.NoNewKeyring,
+		Terminal: terminalOf(rec.Spec.Process),
+	}
+	if d.Start, d.Report, d.Reports, err = r.fifos(rec.ID); err != nil {
+		return err
+	}
+	defer closeFiles(d.Start, d.Report, d.Reports)
+	front, err := container.NewFront(r.cfg.Init)
+	if err != nil {
+		return err
+	}
+	defer front.Close()
+	if pausing(rec.Spec.Hooks) {
+		d.Paused = func(pid int) error {
+			if err := rec.identify(pid); err != nil {
+				return err
+			}
+			return r.createHooks(ctx, front, rec)
+		}
+	}
+	if d.Terminal != nil {
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		d.Stdio = [3]*os.File{null, null, null}
+	}
+	made, err := front.Create(ctx, d)
+	if err != nil {
+		return err
+	}
+	if made.Terminal != nil {
+		if err := c.giveTerminal(made.Terminal); err != nil {
+			return err
+		}
+	}
+	for _, w := range made.Warnings {
+		r.cfg.Log.Warn("container is created with less than asked", "container", rec.ID, "warning", w)
+	}
+	if err := rec.identify(made.Pid); err != nil {
+		return err
+	}
+	if err := r.write(rec); err != nil {
+		return err
+	}
+	return c.writePid(made.Pid)
+}
+
+// giveTerminal gives the terminal to who is to have it.
+func (c *creation) giveTerminal(master *os.File) error {
+	if c.o.console != nil {
+		return c.o.console(master)
+	}
+	defer master.Close()
+	return sendConsole(c.o.ConsoleSocket, master)
+}
+
+// listening tells the process of the sockets it is given, as sd_listen_fds(3) reads
+// it.
+func listening(s *specs.Spec, n int) {
+	if n > 0 && s.Process != nil {
+		s.Process.Env = append(s.Process.Env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_PID=1")
+	}
+}
+
+// runnable returns the spec with a process, which start then refuses: it may be left
+// out until then.
+func runnable(s *specs.Spec) *specs.Spec {
+	if s.Process != nil {
+		return s
+	}
+	with := *s
+	with.Process = &specs.Process{Cwd: "/", Args: []string{"/"}}
+	return &with
+}
+
+// identify keeps what tells the process from later ones with its number.
+func (rec *record) identify(pid int) error {
+	_, start, err := processState(pid)
+	if err != nil {
+		return fmt.Errorf("look at the container's first process: %w", err)
+	}
+	rec.Pid, rec.StartTime = pid, start
+	return nil
+}
+
+// fifos makes and opens those by which start talks to the container's first process.
+func (r *Runtime) fifos(id string) (start, report, reports *os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeFiles(start, report, reports)
+		}
+	}()
+	for _, name := range []string{goFile, reportFile} {
+		if err := unix.Mkfifo(r.path(id, name), 0o600); err != nil {
+			return nil, nil, nil, fmt.Errorf("make %s: %w", name, err)
+		}
+	}
+	// Open for both, they wait for nobody.
+	if start, err = openFIFO(r.path(id, goFile), unix.O_RDWR); err != nil {
+		return start, nil, nil, err
+	}
+	if report, err = openFIFO(r.path(id, reportFile), unix.O_RDWR); err != nil {
+		return start, report, nil, err
+	}
+	reports, err = openFIFO(r.path(id, reportFile), unix.O_RDONLY)
+	return start, report, reports, err
+}
+
+// openFIFO opens a FIFO in a way that its reads and writes wait.
+func openFIFO(name string, flags int) (*os.File, error) {
+	fd, err := unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func closeFiles(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// writePid writes the pid file, in one step.
+func (c *creation) writePid(pid int) error {
+	if c.o.PidFile == "" {
+		return nil
+	}
+	err := writePid(c.o.PidFile, pid)
+	c.pidFile = err == nil
+	return err
+}
+
+func writePid(name string, pid int) error {
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name))
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_SYNC, 0o644)
+	if err == nil {
+		_, err = f.WriteString(strconv.Itoa(pid))
+		err = errors.Join(err, f.Close())
+		if err == nil {
+			err = os.Rename(tmp, name)
+		}
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return nil
+}
+
+// undo removes what was made.
+func (c *creation) undo(ctx context.Context) error {
+	if c.pidFile {
+		_ = os.Remove(c.o.PidFile)
+	}
+	if !c.group {
+		return c.r.removeDir(c.rec.ID)
+	}
+	return c.r.destroy(ctx, c.rec)
+}
