@@ -154,12 +154,12 @@ func (l LogConfig) check() error {
 // request returns what a shim is asked to create, but for the cgroup, and the
 // programs for it.
 func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
-	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal)})
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal), Init: b.Init})
 	if err != nil {
 		return shim.Create{}, nil, err
 	}
 	req, programs := requestOf(p)
-	req.ID, req.Bundle, req.Stdin, req.StdinOnce = b.ID, r.path(b.ID), b.Stdin, b.StdinOnce
+	req.ID, req.Bundle, req.Init, req.Stdin, req.StdinOnce = b.ID, r.path(b.ID), b.Init, b.Stdin, b.StdinOnce
 	req.Log, req.LogSize, req.LogFiles = b.Log.Path, b.Log.MaxSize, b.Log.MaxFiles
 	req.Restart = shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max}
 	return req, programs, nil

@@ -168,7 +168,7 @@ func (m *machine) receive(socket, n, first uintptr) (got, errno uintptr) {
 //go:norace
 //go:nocheckptr
 func (m *machine) tell(first uint32, errno uintptr) {
-	*(*uint32)(unsafe.Pointer(&m.report)) = first | m.tag
+	*(*uint32)(unsafe.Pointer(&m.report)) = first + m.tag
 	*(*uint32)(unsafe.Add(unsafe.Pointer(&m.report), 4)) = uint32(errno)
 	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, m.status, uintptr(unsafe.Pointer(&m.report)), uintptr(len(m.report)))
 }

@@ -82,6 +82,8 @@ type Input struct {
 	// Terminal is the size of the terminal that is standard input and output, nil if
 	// these are pipes.
 	Terminal *Terminal
+	// Init makes the shim's program the first process, which executes the command.
+	Init bool
 	// Detached is a container that is left to its caller: the descriptors it gets
 	// come from there, as does the word to start, and the root file system is
 	// Spec.Root.Path as it is on disk. Nil: it has a shim.
@@ -184,6 +186,7 @@ type builder struct {
 	null                 call.Reg          // of parent: /dev/null, open …
 	nullHere             call.Reg          // … and of child
 	terminal             call.Reg          // of child: its terminal; 0: none
+	init                 call.Reg          // of child: the shim's program; 0: none
 	devpts, master, peer call.Reg          // of parent: see Create
 	bound                map[int][]mounted // made by the shim, by the index of the spec's mount
 	mounts               []mounted
@@ -220,6 +223,9 @@ func (b *builder) build() error {
 		return err
 	}
 	b.leaveIDs()
+	if b.Init {
+		b.giveInit()
+	}
 	if err := b.foreignMounts(); err != nil {
 		return err
 	}
@@ -269,7 +275,7 @@ func (b *builder) build() error {
 
 // launch says how the container's first process begins.
 func (b *builder) launch() launch {
-	l := launch{proc: b.spec.Process, seccomp: b.Seccomp, root: b.root, terminal: b.terminal, gate: func() {
+	l := launch{proc: b.spec.Process, seccomp: b.Seccomp, root: b.root, terminal: b.terminal, init: b.init, gate: func() {
 		b.child.Ready()
 		wait(b.child, Sync)
 	}}
@@ -294,13 +300,21 @@ func (in *Input) files() int {
 
 // mostSent is how many registers the child receives at most.
 func (b *builder) mostSent() int {
-	n := 5 + len(b.spec.Mounts) // root, /dev, /dev/null, the time namespace, the terminal
+	n := 6 + len(b.spec.Mounts) // root, /dev, /dev/null, the time namespace, the terminal, the init
 	for _, m := range b.spec.Mounts {
 		if m.Type == "cgroup" || m.Type == "cgroup2" {
 			n += len(b.Host.Cgroups)
 		}
 	}
 	return n
+}
+
+// giveInit gives the child the program of the shim itself.
+func (b *builder) giveInit() {
+	r := b.parent.Reg()
+	b.parent.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/proc/self/exe"), call.Int(unix.O_PATH|unix.O_CLOEXEC), call.Int(0)).To(r).
+		As("open the shim's own program")
+	b.init = b.give(r)
 }
 
 // give makes the child receive r of the parent's program, and returns its

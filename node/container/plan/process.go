@@ -15,7 +15,7 @@ import (
 )
 
 // DefaultPath is where commands are looked for by a process without PATH.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const DefaultPath = call.DefaultPath
 
 // lastSignal is the largest number of a signal (_NSIG).
 const lastSignal = 64
@@ -30,6 +30,7 @@ type launch struct {
 	gate        func()   // adds what it waits for before execve; nil: nothing
 	files       int      // descriptors it gets from number 3 on, in registers from childRegs on
 	keepKeyring bool
+	init        call.Reg // the program that is to execute the process's command; 0: none
 	terminal    call.Reg // its stdio, which is this then; 0: registers Stdin, Stdout and Stderr are
 }
 
@@ -79,8 +80,16 @@ func process(c *call.Program, l launch) error {
 	for i := range l.files {
 		c.Call(unix.SYS_DUP3, call.Get(childRegs+call.Reg(i)), call.Int(3+i), call.Int(0)).As("pass descriptors on")
 	}
+	if l.init != 0 {
+		status, init := c.Reg(), c.Reg()
+		for _, high := range []struct{ from, to call.Reg }{{Status, status}, {l.init, init}} {
+			c.Call(unix.SYS_FCNTL, call.Get(high.from), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(call.InitStatus+1)).To(high.to).As("prepare the container's init")
+		}
+		c.ExecuteInit(init, status, proc.Args, proc.Env)
+		return nil
+	}
 	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
-	execute(c, proc)
+	c.Execute(proc.Args, proc.Env)
 	return nil
 }
 
@@ -142,30 +151,6 @@ func identity(c *call.Program, proc *specs.Process) error {
 	return nil
 }
 
-// execute executes the process's command, looked for in its PATH as execvp(3)
-// does: a file that may not be executed counts only if there is no other.
-func execute(c *call.Program, proc *specs.Process) {
-	args, env := c.List(proc.Args), c.List(proc.Env)
-	name := proc.Args[0]
-	if strings.Contains(name, "/") {
-		c.Call(unix.SYS_EXECVE, call.Str(name), args, env).Command().As("execute " + name)
-		return
-	}
-	dirs := searchPath(proc)
-	if name == "" {
-		dirs = nil
-	}
-	for pass := range 2 {
-		for _, dir := range dirs {
-			op := c.Call(unix.SYS_EXECVE, call.Str(dir+"/"+name), args, env).On(call.Next, unix.ENOENT, unix.ENOTDIR).Command().As("execute " + dir + "/" + name)
-			if pass == 0 {
-				op.On(call.Next, unix.EACCES)
-			}
-		}
-	}
-	c.Fail(unix.ENOENT).Command().As(fmt.Sprintf("find %q in PATH", name))
-}
-
 // stdioAndSignals connects the standard streams, or a terminal if that is not 0, and
 // sets all signals to what they do by default.
 func stdioAndSignals(c *call.Program, terminal call.Reg) {
@@ -195,7 +180,7 @@ func lookUp(c *call.Program, proc *specs.Process) {
 	names, what := []string{proc.Args[0]}, "exec: "+strconv.Quote(proc.Args[0])
 	if !strings.Contains(proc.Args[0], "/") {
 		names = nil
-		for _, dir := range searchPath(proc) {
+		for _, dir := range call.SearchPath(proc.Env) {
 			names = append(names, dir+"/"+proc.Args[0])
 		}
 		what += ": executable file not found in $PATH" // the words that podman looks for
@@ -217,23 +202,6 @@ func lookUp(c *call.Program, proc *specs.Process) {
 	c.Place(denied)
 	c.Fail(unix.EACCES).Command().As(what)
 	c.Place(found)
-}
-
-// searchPath returns the directories of the process's PATH.
-func searchPath(proc *specs.Process) []string {
-	search := DefaultPath
-	for _, kv := range proc.Env {
-		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			search = v
-		}
-	}
-	dirs := strings.Split(search, ":")
-	for i, dir := range dirs {
-		if dir == "" {
-			dirs[i] = "."
-		}
-	}
-	return dirs
 }
 
 // Exec is the plan of a further process of a container.

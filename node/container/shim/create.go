@@ -345,6 +345,9 @@ func readReports(status *os.File, p programs, warn func(string)) (ready bool, er
 	b := make([]byte, call.ReportSize)
 	for {
 		if _, err := io.ReadFull(status, b); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return false, errSlow
+			}
 			return false, nil //nolint:nilerr // the end is a report, too: the child has executed its command, or is dead
 		}
 		switch r := call.ParseReport(b, p.prepare, p.child); {
@@ -376,13 +379,22 @@ func (s *shim) start() error {
 	return failf(code, "%v", err)
 }
 
+// executeLimit is how long a command may take to be executed, which a file system
+// that does not answer could make without end: meanwhile the shim does nothing else.
+const executeLimit = time.Minute
+
+var errSlow = errors.New("the command was not executed within " + executeLimit.String())
+
 // execute lets the container's first process execute its command.
 func (s *shim) execute() error {
 	_, err := s.sync.Write([]byte{0}) // if it is dead already, that is how it stops
 	_ = s.sync.Close()
 	s.sync = nil
 	if err == nil {
-		_, err = s.reports(s.plan)
+		_ = s.status.SetReadDeadline(time.Now().Add(executeLimit))
+		if _, err = s.reports(s.plan); errors.Is(err, errSlow) {
+			_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+		}
 	}
 	_ = s.status.Close()
 	s.status = nil

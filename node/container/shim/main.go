@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
 )
 
 // Name is the shim's argv[0]. A program that carries no cmd/berth-init of its
 // own calls Main first thing if it finds itself called by it.
-const Name = "berth-init"
+const Name = call.InitName
 
 // listener is the descriptor that the agent leaves a shim: its socket.
 const listener = 3
@@ -33,6 +35,9 @@ func Env() []string {
 
 // Main is the whole program. It returns the exit status.
 func Main() int {
+	if in, ok := call.ParseInit(os.Args, environ()); ok {
+		return first(in)
+	}
 	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), Name, err)
 		return 1
@@ -283,6 +288,9 @@ func (s *shim) kill(sig unix.Signal) error {
 	defer s.mu.Unlock()
 	if s.state.Status != StatusCreated && s.state.Status != StatusRunning {
 		return failf(CodeStatus, "container is %s", s.state.Status)
+	}
+	if s.Init && (sig == unix.SIGPROF || sig >= 32 && sig <= 34) { // Go's runtime keeps them to itself
+		return failf(CodeFailed, "signal %d does not reach a command behind an init", sig)
 	}
 	if err := unix.PidfdSendSignal(s.pidfd, sig, nil, 0); err != nil {
 		if errors.Is(err, unix.ESRCH) {

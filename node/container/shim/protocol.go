@@ -61,6 +61,7 @@ type Create struct {
 	Log       string       `json:"log,omitempty"` // file that takes stdout and stderr
 	LogSize   int64        `json:"log_max_size,omitempty"`
 	LogFiles  int          `json:"log_max_files,omitempty"`
+	Init      bool         `json:"init,omitempty"` // the first process is this program again
 	Stdin     bool         `json:"stdin,omitempty"`
 	StdinOnce bool         `json:"stdin_once,omitempty"`
 	Flags     uint64       `json:"flags"` // of clone3
