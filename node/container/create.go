@@ -31,10 +31,13 @@ type record struct {
 	Log     string      `json:"log,omitempty"`
 
 	// What else the container is begun again from, if it gets a restart policy later.
-	LogSize   int64 `json:"log_max_size,omitempty"`
-	LogFiles  int   `json:"log_max_files,omitempty"`
-	Stdin     bool  `json:"stdin,omitempty"`
-	StdinOnce bool  `json:"stdin_once,omitempty"`
+	Program   string        `json:"program,omitempty"` // hash of the shim's
+	LogSize   int64         `json:"log_max_size,omitempty"`
+	LogFiles  int           `json:"log_max_files,omitempty"`
+	Stdin     bool          `json:"stdin,omitempty"`
+	StdinOnce bool          `json:"stdin_once,omitempty"`
+	Terminal  *TerminalSize `json:"terminal,omitempty"`
+	Init      bool          `json:"init,omitempty"`
 }
 
 // bundle returns what the container was made of.
@@ -42,7 +45,7 @@ func (rec *record) bundle() Bundle {
 	return Bundle{
 		ID: rec.ID, Spec: rec.Spec, Rootfs: rec.Rootfs,
 		Log:   LogConfig{Path: rec.Log, MaxSize: rec.LogSize, MaxFiles: rec.LogFiles},
-		Stdin: rec.Stdin, StdinOnce: rec.StdinOnce,
+		Stdin: rec.Stdin, StdinOnce: rec.StdinOnce, Terminal: rec.Terminal, Init: rec.Init,
 	}
 }
 
@@ -229,6 +232,7 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 	data, err := json.Marshal(record{
 		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: bpf, Rootfs: b.Rootfs, Log: b.Log.Path,
 		LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
+		Program: r.program, Terminal: b.Terminal, Init: b.Init,
 	})
 	if err != nil {
 		return 0, err

@@ -32,7 +32,8 @@ func (r *Runtime) WaitRun(ctx context.Context, id string, run int) (State, error
 
 // SetRestart changes when the container begins again. One that is between two runs
 // and would not begin again is stopped. Errors: ErrNotFound; ErrStatus if it is
-// stopped; ErrUnsupported if its shim is too old.
+// stopped; ErrUnsupported if it was made by another berth without a policy, and
+// must be restarted first.
 func (r *Runtime) SetRestart(ctx context.Context, id string, restart Restart) error {
 	if err := r.setRestart(ctx, id, restart); err != nil {
 		return fmt.Errorf("set restart policy of container %s: %w", id, err)
@@ -57,10 +58,14 @@ func (r *Runtime) setRestart(ctx context.Context, id string, restart Restart) er
 	_, _, err = exchange(ctx, c, shim.Request{
 		Method: shim.MethodRestart, Restart: &shim.Restart{Policy: string(restart.Policy), Max: restart.Max},
 	}, nil)
+	if restart.Policy == RestartNo && errors.Is(err, ErrUnsupported) {
+		return nil // a shim that does not know of restarts makes none
+	}
 	return r.orStopped(ctx, id, err)
 }
 
-// ensurePlan writes what the container is begun again from, if it is not there.
+// ensurePlan writes what the container is begun again from, if it is not there. A
+// shim of another berth might not understand it in full.
 func (r *Runtime) ensurePlan(id string) error {
 	r.plans.Lock() // one writer of a file at a time
 	defer r.plans.Unlock()
@@ -71,6 +76,9 @@ func (r *Runtime) ensurePlan(id string) error {
 	path := r.path(id, shim.PlanFile)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if rec.Program != r.program {
+		return fmt.Errorf("it was made by another version of berth, and without a policy: restart the container: %w", ErrUnsupported)
 	}
 	req, programs, err := r.request(rec.bundle(), rec.Seccomp)
 	if err != nil {

@@ -2,6 +2,7 @@ package container_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -227,6 +228,37 @@ func TestRestartPolicies(t *testing.T) {
 	}
 }
 
+// TestRestartTerminal gives a policy to a container with a terminal: each run has
+// one.
+func TestRestartTerminal(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sh", "-c", counting+"[ -t 0 ] && [ -t 1 ] && echo terminal; readlink /proc/self/fd/1; [ $n = 1 ] && read x; exit 1")
+	b.Terminal = &container.TerminalSize{Rows: 20, Columns: 70}
+	b.Spec.Process.Terminal = true
+	b.Stdin = true
+	n.create(t, b)
+	s := n.attach(t, b.ID, container.AttachOptions{Stdin: true, Stdout: true})
+	n.start(t, b.ID)
+	if err := n.SetRestart(testContext(t), b.ID, container.Restart{Policy: container.RestartOnFailure, Max: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(s.Stdin, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.Run != 3 || s.ExitCode != 1 || len(s.Warnings) > 0 {
+		t.Errorf("Wait = %+v, %v; want the end of the third run", s, err)
+	}
+	out, _ := readLog(t, b.Log.Path)
+	out = strings.ReplaceAll(strings.ReplaceAll("\n"+out, "\r", ""), "\n\n", "\n")[1:] // without the echo of what was typed
+	want := ""
+	for run := range 3 {
+		want += fmt.Sprintf("run %d\nterminal\n/dev/pts/0\n", run+1)
+	}
+	if out != want {
+		t.Errorf("log %q, want %q", out, want)
+	}
+}
+
 // TestRestartInput gives input to each run of a container that takes it more than
 // once.
 func TestRestartInput(t *testing.T) {
@@ -256,8 +288,11 @@ func TestRestartInput(t *testing.T) {
 // restarts, also such that fail on the way.
 func TestRestartsLeakNothing(t *testing.T) {
 	n := newNode(t)
-	for _, script := range []string{"exit 1", "busybox mv /bin/sh /bin/gone; exit 1"} {
+	for _, script := range []string{"exit 1", "busybox mv /bin/sh /bin/gone; exit 1", "tty; exit 1"} {
 		b := n.bundle(t, "sh", "-c", script)
+		if strings.HasPrefix(script, "tty") {
+			b.Terminal, b.Spec.Process.Terminal = &container.TerminalSize{}, true
+		}
 		b.Restart.Policy = container.RestartAlways
 		n.create(t, b)
 		n.start(t, b.ID)

@@ -2,11 +2,14 @@ package container
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,6 +27,7 @@ import (
 type Runtime struct {
 	cfg     Config
 	init    *os.File // the shims' program, sealed
+	program string   // hash of it
 	groups  hierarchies
 	host    plan.Host
 	filters filters
@@ -67,6 +71,9 @@ func Open(cfg Config) (*Runtime, error) {
 	}
 	if r.init, err = sealInit(cfg.Init); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
+	}
+	if r.program, err = hash(r.init); err != nil {
+		return nil, errors.Join(fmt.Errorf("open container runtime: %w", err), r.init.Close())
 	}
 	return r, nil
 }
@@ -151,6 +158,15 @@ func sealInit(prog []byte) (f *os.File, err error) {
 		return nil, errors.Join(fmt.Errorf("keep %s in memory: %w", shim.Name, err), f.Close())
 	}
 	return f, nil
+}
+
+// hash returns the hash of what is in f.
+func hash(f *os.File) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, math.MaxInt64)); err != nil {
+		return "", fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func copyFile(to *os.File, from string) error {
