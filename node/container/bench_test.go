@@ -135,7 +135,7 @@ func BenchmarkMemory(b *testing.B) {
 }
 
 // rollup returns a value of a process's smaps_rollup, in kB.
-func rollup(b *testing.B, proc, key string) int {
+func rollup(b testing.TB, proc, key string) int {
 	data, err := os.ReadFile(proc + "/smaps_rollup")
 	if err != nil {
 		b.Fatal(err)

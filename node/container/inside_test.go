@@ -53,7 +53,7 @@ func TestDescriptorsInside(t *testing.T) {
 	everyUsers(t, func(t *testing.T, n *node, set func(*container.Bundle)) {
 		const list = "for f in /proc/self/fd/*; do readlink $f; done"
 		pipes := regexp.MustCompile(`^/dev/null\npipe:\[\d+\]\npipe:\[\d+\]\n/proc/\d+/fd\n$|^/dev/null\npipe:\[\d+\]\npipe:\[\d+\]\n$`)
-		b := n.bundle(t, "sh", "-c", list+"; exec sleep 1000")
+		b := n.bundle(t, "sh", "-c", list+"; echo done; exec sleep 1000")
 		set(&b)
 		n.create(t, b)
 		n.start(t, b.ID)
@@ -69,7 +69,8 @@ func TestDescriptorsInside(t *testing.T) {
 		if _, err := e.Wait(testContext(t)); err != nil {
 			t.Error(err)
 		}
-		if got, _ := readLog(t, b.Log.Path); !pipes.MatchString(got) {
+		waitLog(t, b.Log.Path, "done")
+		if got, _ := readLog(t, b.Log.Path); !pipes.MatchString(strings.TrimSuffix(got, "done\n")) {
 			t.Errorf("the first process has open:\n%s", got)
 		}
 	})

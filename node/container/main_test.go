@@ -71,6 +71,7 @@ const firstID = 3 << 30
 
 func newNode(t testing.TB) *node {
 	t.Helper()
+	descriptors := open(t)
 	dir, err := os.MkdirTemp("/dev/shm", "berth-test-*")
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,12 @@ func newNode(t testing.TB) *node {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { n.clean(t) })
+	t.Cleanup(func() {
+		n.clean(t)
+		if after := open(t); after > descriptors+2 { // the network poller opens some once
+			t.Errorf("%d descriptors are open, %d before", after, descriptors)
+		}
+	})
 	return n
 }
 

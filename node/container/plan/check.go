@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // asked is a part of a spec that is refused if it is there.
@@ -58,7 +59,47 @@ func check(in Input) error {
 	if err := needTerminal(s.Process, in.Terminal, s.Mounts); err != nil {
 		return err
 	}
-	return checkProcess(s.Process)
+	if err := checkProcess(s.Process); err != nil {
+		return err
+	}
+	return checkPaths(s)
+}
+
+const (
+	maxPath = 4095    // as the kernel has it
+	maxWalk = 4 << 20 // bytes of all directories that may have to be made, each by its path
+)
+
+// checkPaths refuses paths that the kernel would read only in part, and so many,
+// long and deep ones that the plan to make them would be without end.
+func checkPaths(s *specs.Spec) error {
+	list := []string{s.Process.Cwd}
+	for _, m := range s.Mounts {
+		list = append(list, m.Destination)
+	}
+	walk := 0
+	for _, p := range list {
+		walk += len(p) * strings.Count(path.Clean(p), "/") / 2
+	}
+	for _, m := range s.Mounts {
+		list = append(list, m.Source)
+	}
+	for _, d := range s.Linux.Devices {
+		list = append(list, d.Path)
+	}
+	list = slices.Concat(list, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, []string{s.Hostname, s.Domainname})
+	for _, p := range list {
+		if len(p) > maxPath {
+			return fmt.Errorf("%.60s…: %w", p, unix.ENAMETOOLONG)
+		}
+		if strings.ContainsRune(p, 0) {
+			return fmt.Errorf("%.60q contains a zero byte", p)
+		}
+	}
+	if walk > maxWalk {
+		return fmt.Errorf("working directory and mounts: too many long paths (%d bytes)", walk)
+	}
+	return nil
 }
 
 // hooks counts hooks: an empty struct is none.

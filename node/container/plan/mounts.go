@@ -199,6 +199,9 @@ func (b *builder) makeDir(dest string) {
 	c := b.child
 	dest = path.Clean(dest)
 	what := "make directory " + dest
+	if len(what) > 200 {
+		what = what[:200] + "…" // it goes with every part of the path
+	}
 	open := func(dir string, r call.Reg) *call.Op {
 		if dir == "" {
 			dir = "."

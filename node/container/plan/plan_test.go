@@ -101,3 +101,29 @@ func FuzzFor(f *testing.F) {
 		}
 	})
 }
+
+// TestPathsAreBounded asks for paths with which a plan would grow without end: an
+// image says where its volumes and its working directory are.
+func TestPathsAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		set  func(*specs.Spec)
+		has  string
+	}{
+		{"long", func(s *specs.Spec) { s.Process.Cwd = "/" + strings.Repeat("x/", 1<<20) }, "file name too long"},
+		{"many", func(s *specs.Spec) {
+			for range 100 {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/" + strings.Repeat("x/", 2000), Type: "tmpfs"})
+			}
+		}, "too many long paths"},
+		{"cut", func(s *specs.Spec) { s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/proc/kcore\x00x") }, "zero byte"},
+		{"cut name", func(s *specs.Spec) { s.Hostname = "a\x00b" }, "zero byte"},
+	} {
+		s := spec()
+		tc.set(s)
+		_, err := plan.For(plan.Input{Spec: s, Rootfs: plan.Rootfs{Lowers: []string{"/x"}}, Host: host()})
+		if err == nil || !strings.Contains(err.Error(), tc.has) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.has)
+		}
+	}
+}
