@@ -56,7 +56,7 @@ func (b *builder) devices() error {
 	for _, kv := range append(o.data, b.context()...) {
 		b.fsconfig(p, ctx, kv[0], kv[1], "/dev")
 	}
-	dev := b.fsmount(p, ctx, int(o.set&^unix.MOUNT_ATTR_RDONLY), "/dev")
+	dev := b.spread(p, b.fsmount(p, ctx, int(o.set&^unix.MOUNT_ATTR_RDONLY), "/dev"), o, "/dev")
 	made := map[string]bool{}
 	for _, d := range slices.Concat(b.spec.Linux.Devices, defaultDevices()) {
 		name, ok := strings.CutPrefix(path.Clean(d.Path), "/dev/")

@@ -120,7 +120,17 @@ func (b *builder) kernelMount(p *call.Program, fstype, dest string, o options) c
 	for _, kv := range data {
 		b.fsconfig(p, ctx, kv[0], kv[1], dest)
 	}
-	return b.fsmount(p, ctx, int(o.set), dest)
+	return b.spread(p, b.fsmount(p, ctx, int(o.set), dest), o, dest)
+}
+
+// spread says how mounts on a new file system are spread. Without being told they stay
+// there.
+func (b *builder) spread(p *call.Program, mount call.Reg, o options, dest string) call.Reg {
+	if o.propagation != 0 && o.propagation != unix.MS_PRIVATE {
+		p.Call(unix.SYS_MOUNT_SETATTR, call.Get(mount), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
+			mountAttr(0, 0, o.propagation), call.Int(sizeofMountAttr)).As("set the propagation of " + dest)
+	}
+	return mount
 }
 
 // cgroups mounts the node's hierarchies in the program p as they are from inside of
@@ -136,7 +146,7 @@ func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
 			key, value, _ := strings.Cut(c, "=")
 			b.fsconfig(p, ctx, key, value, dest)
 		}
-		return mounted{reg: b.fsmount(p, ctx, int(o.set), dest), dest: dest, dir: true}
+		return mounted{reg: b.spread(p, b.fsmount(p, ctx, int(o.set), dest), o, dest), dest: dest, dir: true}
 	}
 	if len(b.Host.Cgroups) == 1 && b.Host.Cgroups[0].Name == "" {
 		return []mounted{make1(b.Host.Cgroups[0], dest)}

@@ -26,13 +26,21 @@ var attrs = map[string]struct{ set, clr uint64 }{
 	"relatime":    {unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
 	"noatime":     {unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR__ATIME},
 	"strictatime": {unix.MOUNT_ATTR_STRICTATIME, unix.MOUNT_ATTR__ATIME},
-	"nosymfollow": {unix.MOUNT_ATTR_NOSYMFOLLOW, 0},
+	"nosymfollow": {unix.MOUNT_ATTR_NOSYMFOLLOW, 0}, "symfollow": {0, unix.MOUNT_ATTR_NOSYMFOLLOW},
+	// What these take back is what a mount has without any.
+	"atime": {unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME}, "nostrictatime": {unix.MOUNT_ATTR_RELATIME, unix.MOUNT_ATTR__ATIME},
 }
 
 var propagations = map[string]uint64{
 	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE,
-	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED,
+	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED, "unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE,
 }
+
+// moot are options that ask for what is so without them.
+var moot = []string{"defaults", "async", "nodirsync", "nolazytime", "nomand", "noiversion", "loud"}
+
+// flags are options that every file system has. A bind has its source's.
+var flags = []string{"sync", "dirsync", "lazytime", "mand"}
 
 // parseOptions reads the options of a mount. Whether the file system knows the
 // rest is its own affair; a bind has none.
@@ -47,15 +55,15 @@ func parseOptions(opts []string, bind bool) (options, error) {
 			o.set, o.clr = o.set&^a.clr|a.set, o.clr&^a.set|a.clr
 		case recursive && rec && bind && ra.set != 0 && ra.clr == 0:
 			o.rset |= ra.set
-		case opt == "defaults", opt == "async":
+		case slices.Contains(moot, opt):
 		case opt == "bind" && bind:
 		case opt == "rbind" && bind:
 			o.recursive = true
 		case (opt == "idmap" || opt == "ridmap") && bind:
 			o.idmap = true
-		case propagations[opt] != 0 && bind:
+		case propagations[opt] != 0:
 			o.propagation = propagations[opt]
-		case bind || slices.Contains([]string{"sync", "dirsync", "lazytime", "mand", "iversion", "silent", "loud", "remount", "tmpcopyup"}, opt) || propagations[opt] != 0:
+		case bind || slices.Contains([]string{"iversion", "silent", "remount", "tmpcopyup"}, opt):
 			return o, unsupported("mount option %q", opt)
 		default:
 			key, value, _ := strings.Cut(opt, "=")

@@ -50,7 +50,7 @@ func (b *builder) terminals() error {
 		return fmt.Errorf("mount /dev/pts: %w", err)
 	}
 	p := b.parent
-	pts := b.fsmount(p, b.openDevpts(o), int(o.set), "/dev/pts")
+	pts := b.spread(p, b.fsmount(p, b.openDevpts(o), int(o.set), "/dev/pts"), o, "/dev/pts")
 	l := b.spec.Linux
 	p.Call(unix.SYS_FCHOWNAT, call.Get(pts), call.Str("ptmx"), call.Int(hostID(l.UIDMappings, 0)), call.Int(hostID(l.GIDMappings, 0)), call.Int(0)).
 		As("give /dev/ptmx to the container's root")
