@@ -176,3 +176,36 @@ func TestPauseOfForks(t *testing.T) {
 		}
 	})
 }
+
+// TestPausedDies kills the first process of a paused container behind the runtime's
+// back, as far as the kernel lets it: the next run is not paused.
+func TestPausedDies(t *testing.T) {
+	freezers(t, func(t *testing.T, n *node) {
+		b := n.bundle(t, "sh", "-c", "echo up; while :; do :; done")
+		b.Restart.Policy = container.RestartAlways
+		n.create(t, b)
+		n.start(t, b.ID)
+		waitLog(t, b.Log.Path, "up")
+		s, err := n.State(testContext(t), b.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Pause(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(s.Pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(t.Name(), "version_1") { // there it dies when it goes on
+			if err := n.Resume(testContext(t), b.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.waitRun(t, b.ID, 1)
+		waitLog(t, b.Log.Path, "up\nup")
+		n.paused(t, b.ID, false)
+		if err := n.SetRestart(testContext(t), b.ID, container.Restart{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

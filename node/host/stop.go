@@ -190,7 +190,32 @@ func (h *Host) signal(ctx context.Context, c *ctr, sig syscall.Signal) error {
 	case err != nil:
 		return err
 	}
+	if err := h.wake(ctx, c, sig); err != nil {
+		return err
+	}
 	name := unix.SignalName(sig)
 	h.tell(c, "kill", "signal", name)
+	return nil
+}
+
+// wake lets a paused container go on, if the signal is one that stops it: it hears
+// it only then. It is so for Docker's users.
+func (h *Host) wake(ctx context.Context, c *ctr, sig syscall.Signal) error {
+	stop := c.rec.Spec.StopSignal
+	if own, err := parseSignal(stop); stop != "" && (err != nil || own != sig) && sig != sigKill {
+		return nil
+	}
+	c.mu.Lock()
+	paused := c.state.Paused
+	c.mu.Unlock()
+	if !paused {
+		return nil
+	}
+	if err := h.opts.Runtime.Resume(ctx, c.rec.ID); err != nil && !errors.Is(err, container.ErrStatus) && !errors.Is(err, container.ErrNotFound) {
+		return err
+	}
+	c.mu.Lock()
+	c.state.Paused = false
+	c.mu.Unlock()
 	return nil
 }

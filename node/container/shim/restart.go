@@ -42,6 +42,9 @@ func (s *shim) over(e Exit) {
 // again begins the next run. What fails is how that run ended.
 func (s *shim) again() {
 	s.killRest() // by a pid namespace's end it is empty but for what others put there
+	if s.Cgroup.Frozen() {
+		_ = s.Cgroup.Thaw() // what is born frozen never begins
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != StatusRestarting {
