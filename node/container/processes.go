@@ -16,7 +16,7 @@ func (r *Runtime) Processes(ctx context.Context, id string) ([]int, error) {
 	if st.Status == StatusStopped {
 		return nil, fmt.Errorf("list processes of container %s: %w", id, ErrStatus)
 	}
-	pids, err := r.groups.group(id).Pids()
+	pids, err := r.group(id).Pids()
 	if err != nil {
 		return nil, fmt.Errorf("list processes of container %s: %w", id, err)
 	}

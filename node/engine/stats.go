@@ -21,7 +21,34 @@ const statsInterval = time.Second
 // statsAnswer is Docker's, and what the kernel says of waiting.
 type statsAnswer struct {
 	container.StatsResponse
-	Pressure map[string]host.Pressure `json:"pressure,omitempty"`
+	Pressure map[string]pressure `json:"pressure,omitempty"` // of cpu, memory and io
+}
+
+// pressure is the time that some or all processes waited.
+type pressure struct {
+	Some pressureTimes `json:"some"`
+	Full pressureTimes `json:"full"`
+}
+
+// pressureTimes are percents over the last 10, 60 and 300 seconds, and nanoseconds
+// in total.
+type pressureTimes struct {
+	Avg10  float64 `json:"avg10"`
+	Avg60  float64 `json:"avg60"`
+	Avg300 float64 `json:"avg300"`
+	Total  uint64  `json:"total"`
+}
+
+// newPressure translates what the kernel says of waiting.
+func newPressure(from map[string]host.Pressure) map[string]pressure {
+	to := map[string]pressure{}
+	for kind, p := range from {
+		to[kind] = pressure{
+			Some: pressureTimes{p.Some.Avg10, p.Some.Avg60, p.Some.Avg300, uint64(p.Some.Total)},
+			Full: pressureTimes{p.Full.Avg10, p.Full.Avg60, p.Full.Avg300, uint64(p.Full.Total)},
+		}
+	}
+	return to
 }
 
 // containerStats answers GET /containers/{id}/stats: 200, a sample a second until the
@@ -110,7 +137,7 @@ func (e *Engine) sample(ctx context.Context, ref string, before *statsAnswer) (*
 		bl.IoServiceBytesRecursive = append(bl.IoServiceBytesRecursive, entry("read", b.ReadBytes), entry("write", b.WriteBytes))
 		bl.IoServicedRecursive = append(bl.IoServicedRecursive, entry("read", b.ReadOps), entry("write", b.WriteOps))
 	}
-	a.Pressure = s.Pressure
+	a.Pressure = newPressure(s.Pressure)
 	return a, nil
 }
 
