@@ -253,12 +253,13 @@ func TestStdioIsOfTheContainer(t *testing.T) {
 	}
 	const script = "x=$(for f in /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/2 /dev/null; do stat -L -c %d:%i:%t:%T $f; done); echo $x >/tmp/stdio"
 	for _, users := range []string{"own", "host"} {
-		b := n.bundle(t, "sh", "-c", script+"; exec sleep 1000")
+		b := n.bundle(t, "sh", "-c", script+"; echo ready; exec sleep 1000")
 		if users == "host" {
 			hostUsers(&b)
 		}
 		n.create(t, b)
 		n.start(t, b.ID)
+		waitLog(t, b.Log.Path, "ready")
 		e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "sh", "-c", strings.ReplaceAll(script, "stdio", "exec"))})
 		if err != nil {
 			t.Fatal(err)
