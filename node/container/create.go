@@ -38,6 +38,8 @@ type record struct {
 	StdinOnce bool          `json:"stdin_once,omitempty"`
 	Terminal  *TerminalSize `json:"terminal,omitempty"`
 	Init      bool          `json:"init,omitempty"`
+
+	Engine string `json:"engine,omitempty"` // which has made it
 }
 
 // bundle returns what the container was made of.
@@ -87,10 +89,6 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	if err := errors.Join(b.Restart.check(), b.Log.check()); err != nil {
 		return err
 	}
-	req, programs, err := r.request(b, bpf)
-	if err != nil {
-		return err
-	}
 	limits, err := settings(r.groups.only2, b.Spec.Linux.Resources, b.Spec.Linux.Resources)
 	if err != nil {
 		return err
@@ -104,6 +102,10 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 		if cgroupAt, err = r.chooseCgroup(b.Cgroup); err != nil {
 			return err
 		}
+	}
+	req, programs, err := r.request(b, bpf, cgroupAt)
+	if err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -156,7 +158,10 @@ func (l LogConfig) check() error {
 
 // request returns what a shim is asked to create, but for the cgroup, and the
 // programs for it.
-func (r *Runtime) request(b Bundle, bpf []byte) (shim.Create, []byte, error) {
+func (r *Runtime) request(b Bundle, bpf []byte, cgroupAt string) (shim.Create, []byte, error) {
+	if b.Engine != "" {
+		return r.engineRequest(b, cgroupAt)
+	}
 	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal), Init: b.Init})
 	if err != nil {
 		return shim.Create{}, nil, err
@@ -200,7 +205,7 @@ func (r *Runtime) spawn(b Bundle, bpf []byte, req *shim.Create, programs []byte)
 	if err := os.Remove(r.socket(b.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, err
 	}
-	if b.Restart.Policy != RestartNo {
+	if b.Restart.Policy != RestartNo || b.Engine != "" { // whose config is kept nowhere else
 		if err := shim.WritePlan(r.path(b.ID, shim.PlanFile), *req, programs); err != nil {
 			return nil, 0, fmt.Errorf("write the plan of restarts: %w", err)
 		}
@@ -232,7 +237,7 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 	data, err := json.Marshal(record{
 		Version: recordVersion, ID: b.ID, Created: time.Now().UTC(), Spec: &spec, Seccomp: bpf, Rootfs: b.Rootfs, Log: b.Log.Path,
 		LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles, Stdin: b.Stdin, StdinOnce: b.StdinOnce,
-		Program: r.program, Terminal: b.Terminal, Init: b.Init,
+		Program: r.program, Terminal: b.Terminal, Init: b.Init, Engine: b.Engine,
 	})
 	if err != nil {
 		return 0, err

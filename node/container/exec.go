@@ -158,26 +158,16 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 	if err != nil {
 		return nil, err
 	}
-	method, pipes := shim.MethodExec, spec.AttachOptions
-	if spec.Terminal != nil {
-		method, pipes = shim.MethodExecTerminal, AttachOptions{}
-	}
-	ep, err := plan.ForExec(plan.ExecInput{
-		Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Host: r.host,
-		Pipe: [3]bool{pipes.Stdin, pipes.Stdout, pipes.Stderr}, Terminal: planned(spec.Terminal),
-	})
+	req, blob, err := r.execRequest(rec, spec)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	p, err := openPipes(pipes, true)
+	asked := req.Exec.Attach
+	p, err := openPipes(AttachOptions{Stdin: asked.Stdin, Stdout: asked.Stdout, Stderr: asked.Stderr}, true)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	prepare := ep.Prepare.Encode()
-	resp, files, err := exchange(ctx, c, shim.Request{Method: method, Exec: &shim.Exec{
-		Attach: shim.Attach{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr},
-		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
-	}}, append(prepare, ep.Child.Encode()...), p.theirs...)
+	resp, files, err := exchange(ctx, c, req, blob, p.theirs...)
 	p.sent()
 	e := &Exec{Streams: p.ours, Pid: resp.Pid, id: id, c: c}
 	if err == nil && spec.Terminal != nil {
@@ -189,6 +179,29 @@ func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 		return nil, r.orStopped(ctx, id, err)
 	}
 	return e, nil
+}
+
+// execRequest returns what the container's shim is asked to execute.
+func (r *Runtime) execRequest(rec *record, spec ExecSpec) (shim.Request, []byte, error) {
+	if rec.Engine != "" {
+		return engineExec(spec)
+	}
+	method, pipes := shim.MethodExec, spec.AttachOptions
+	if spec.Terminal != nil {
+		method, pipes = shim.MethodExecTerminal, AttachOptions{}
+	}
+	ep, err := plan.ForExec(plan.ExecInput{
+		Spec: rec.Spec, Process: &spec.Process, Seccomp: rec.Seccomp, Host: r.host,
+		Pipe: [3]bool{pipes.Stdin, pipes.Stdout, pipes.Stderr}, Terminal: planned(spec.Terminal),
+	})
+	if err != nil {
+		return shim.Request{}, nil, err
+	}
+	prepare := ep.Prepare.Encode()
+	return shim.Request{Method: method, Exec: &shim.Exec{
+		Attach: shim.Attach{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr},
+		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
+	}}, append(prepare, ep.Child.Encode()...), nil
 }
 
 // Wait returns the exit code, 128 + n if signal n ended it. The process goes on

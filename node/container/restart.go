@@ -80,7 +80,7 @@ func (r *Runtime) ensurePlan(id string) error {
 	if rec.Program != r.program {
 		return fmt.Errorf("it was made by another version of berth, and without a policy: restart the container: %w", ErrUnsupported)
 	}
-	req, programs, err := r.request(rec.bundle(), rec.Seccomp)
+	req, programs, err := r.request(rec.bundle(), rec.Seccomp, "")
 	if err != nil {
 		return err
 	}

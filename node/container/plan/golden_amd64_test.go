@@ -1,13 +1,17 @@
 package plan_test
 
 import (
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container/plan"
 )
@@ -68,4 +72,26 @@ func TestGoldenExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "exec.txt", fmt.Sprintf("enter %#x\n\nshim:\n%s\nchild:\n%s", p.Enter, p.Prepare, p.Child))
+}
+
+func TestGoldenEngine(t *testing.T) {
+	in := plan.Input{
+		Spec: spec(), Host: host(),
+		Rootfs: plan.Rootfs{Lowers: []string{"/layers/base", "/layers/app"}, Upper: "/rw/c1/upper", Work: "/rw/c1/work"},
+	}
+	in.Spec.Mounts = slices.DeleteFunc(in.Spec.Mounts, func(m specs.Mount) bool { return slices.Contains(m.Options, "rslave") })
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "bind", Source: "/etc/hosts", Destination: "/etc/hosts", Options: []string{"bind", "ro", "idmap"}})
+	p, err := plan.ForEngine(in, "/base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := json.MarshalIndent(p.Config, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "engine.txt", fmt.Sprintf("uid_map %q\n\nshim:\n%s\nsend %v\n\nchild:\n%s\nconfig:\n%s\n", p.UIDMap, p.Prepare, p.Send, p.Child, config))
+	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "bind", Source: "/x", Destination: "/x", Options: []string{"rbind", "rslave"}})
+	if _, err := plan.ForEngine(in, "/base"); !errors.Is(err, plan.ErrUnsupported) {
+		t.Errorf("a mount that propagates: %v, want it refused", err)
+	}
 }

@@ -31,6 +31,14 @@ func decode(blob []byte, size int) (p programs, err error) {
 	return p, err
 }
 
+// decode reads the programs of create.
+func (s *shim) decode(blob []byte) (programs, error) {
+	if s.Engine != nil {
+		return s.decodeEngine(blob)
+	}
+	return decode(blob, s.Prepare)
+}
+
 // stdio are the container's ends of its streams.
 type stdio [3]*os.File
 
@@ -75,7 +83,7 @@ func (s *shim) create(c Create, blob []byte) (err error) {
 		return failf(CodeStatus, "this shim was asked for something before it had a container, and ends")
 	}
 	s.Create = c
-	if s.plan, err = decode(blob, c.Prepare); err != nil {
+	if s.plan, err = s.decode(blob); err != nil {
 		return err
 	}
 	log, err := openLog(c.Log, c.LogSize, c.LogFiles)
@@ -100,7 +108,11 @@ func (s *shim) create(c Create, blob []byte) (err error) {
 // command is missing.
 func (s *shim) build() error {
 	streams, err := s.openStreams()
-	if err == nil {
+	switch {
+	case err != nil:
+	case s.Engine != nil:
+		err = s.forkEngine(streams)
+	default:
 		err = s.fork(streams)
 	}
 	closeAll(streams[:])
@@ -366,7 +378,7 @@ func readReports(status *os.File, p programs, warn func(string)) (ready bool, er
 func (s *shim) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state.Status != StatusCreated || s.sync == nil {
+	if s.state.Status != StatusCreated || s.sync == nil && s.Engine == nil {
 		return failf(CodeStatus, "container is %s", s.state.Status)
 	}
 	err := s.execute()
@@ -387,6 +399,9 @@ var errSlow = errors.New("the command was not executed within " + executeLimit.S
 
 // execute lets the container's first process execute its command.
 func (s *shim) execute() error {
+	if s.Engine != nil {
+		return s.executeEngine()
+	}
 	_, err := s.sync.Write([]byte{0}) // if it is dead already, that is how it stops
 	_ = s.sync.Close()
 	s.sync = nil
@@ -408,6 +423,9 @@ func (s *shim) execute() error {
 // classify says what an error of a program means for its caller, and which exit
 // code a shell would give it.
 func classify(err error) (code string, exit int) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code, map[string]int{CodeNoCommand: ExitNoCommand, CodeNotExecutable: ExitNotExecutable, CodeFailed: ExitFailed}[e.Code]
+	}
 	f, ok := errors.AsType[*call.Failure](err)
 	switch {
 	case !ok || !f.Command:

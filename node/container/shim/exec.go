@@ -15,9 +15,11 @@ import (
 // returns its exit code when it has ended. The descriptors become its own.
 func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, err error) {
 	defer closeAll(files)
-	plan, err := decode(blob, e.Prepare)
-	if err != nil {
-		return nil, err
+	var plan programs
+	if s.Engine == nil {
+		if plan, err = decode(blob, e.Prepare); err != nil {
+			return nil, err
+		}
 	}
 	if len(files) != count(e.Stdin, e.Stdout, e.Stderr) {
 		return nil, failf(CodeFailed, "%d descriptors for %d streams", len(files), count(e.Stdin, e.Stdout, e.Stderr))
@@ -33,7 +35,12 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 			streams[i], given = given[0], given[1:]
 		}
 	}
-	p, err := s.forkExec(e, plan, streams)
+	var p process
+	if s.Engine != nil {
+		p, err = s.execEngine(blob, streams)
+	} else {
+		p, err = s.forkExec(e, plan, streams)
+	}
 	_ = null.Close()
 	closeAll(files) // of the pipes only the process's ends stay, so that they end with it
 	if err != nil {

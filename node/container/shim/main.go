@@ -96,6 +96,7 @@ type shim struct {
 	first  int // number of the container's first process; 0: it was waited for
 	pidfd  int // of it
 	plan   programs
+	engine engine      // if Create.Engine says so
 	outs   [2]*os.File // what the copies read
 	execs  map[int]chan unix.WaitStatus
 	joined joined        // namespaces of other containers

@@ -81,6 +81,7 @@ type Create struct {
 	Devpts call.Reg `json:"devpts,omitempty"`
 	Master call.Reg `json:"master,omitempty"`
 	Peer   call.Reg `json:"peer,omitempty"`
+	Engine *Engine  `json:"engine,omitempty"` // makes the container instead of the programs; nil: they do
 	// Detached makes a container without a shim: this process leaves when it is
 	// created. Descriptors: see detached.go.
 	Detached *Detached `json:"detached,omitempty"`

@@ -57,8 +57,11 @@ func (s *shim) reap() {
 		exited, isExec := s.execs[pid]
 		delete(s.execs, pid)
 		first := pid == s.first
-		if first {
+		switch {
+		case first:
 			s.first = 0
+		case !isExec:
+			s.stray(pid, ws)
 		}
 		s.mu.Unlock()
 		switch {

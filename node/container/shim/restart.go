@@ -75,8 +75,10 @@ func (s *shim) rebuild() error {
 	if err != nil {
 		return err
 	}
-	if s.plan, err = decode(blob, c.Prepare); err != nil {
-		return err
+	if s.Engine == nil {
+		if s.plan, err = decode(blob, c.Prepare); err != nil {
+			return err
+		}
 	}
 	// All that belongs to the programs; this is what stays.
 	c.Log, c.LogSize, c.LogFiles, c.Stdin, c.StdinOnce = s.Log, s.LogSize, s.LogFiles, s.Stdin, s.StdinOnce

@@ -1,0 +1,216 @@
+package container_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/node/container"
+)
+
+// engines are the runtimes that can make a container, by name.
+func engines(t *testing.T) map[string]string {
+	t.Helper()
+	paths := map[string]string{"berth": ""}
+	for _, name := range []string{"runc", "crun"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatalf("the tests need %[1]s (apt-get install %[1]s): %v", name, err)
+		}
+		paths[name] = path
+	}
+	return paths
+}
+
+// TestEngines runs the same container with each runtime. What it says of itself must
+// be the same.
+func TestEngines(t *testing.T) {
+	const script = `cat; id -u; cat /proc/self/uid_map; hostname; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status
+		stat -c %u /bin/sh /file; echo to stderr >&2; touch /written && ls /written; cat /proc/self/cgroup | grep -c .; echo more >/file || echo read-only; exit 7`
+	said := map[string]string{}
+	for name, path := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			b := n.bundle(t, "sh", "-c", script)
+			b.ID, b.Engine, b.Stdin, b.StdinOnce = "box", path, true, true
+			b.Spec.Hostname = "box"
+			b.Spec.Linux.UIDMappings[0].HostID = firstID + 5<<16
+			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: "/etc/hostname", Destination: "/file", Options: []string{"rbind", "ro", "rprivate", "idmap"}})
+			ctx := testContext(t)
+			if err := n.Create(ctx, b); err != nil {
+				t.Fatal(err)
+			}
+			streams, err := n.Attach(ctx, b.ID, container.AttachOptions{Stdin: true, Stdout: true, Stderr: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer streams.Close()
+			if err := n.Start(ctx, b.ID); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(streams.Stdin, "from stdin\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := streams.Stdin.Close(); err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := io.ReadAll(streams.Stdout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stderr, err := io.ReadAll(streams.Stderr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := n.Wait(ctx, b.ID)
+			if err != nil || s.ExitCode != 7 || s.Error != "" {
+				t.Errorf("it ends as %+v, %v, want code 7", s, err)
+			}
+			said[name] = string(stdout) + string(stderr)
+			if log, _ := readLog(t, b.Log.Path); log != string(stdout) {
+				t.Errorf("the log has %q, the streams had %q", log, stdout)
+			}
+			if err := n.Delete(ctx, b.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for name, text := range said {
+		if text != said["berth"] || !strings.Contains(text, "from stdin\n0\n") {
+			t.Errorf("a container of %s says %s\nand one of berth %s", name, text, said["berth"])
+		}
+	}
+}
+
+// TestEngineExec runs further processes with each runtime, and ends with signals.
+func TestEngineExec(t *testing.T) {
+	for name, path := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			ctx := testContext(t)
+			b := n.bundle(t, "sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done")
+			b.Engine = path
+			b.Restart = container.Restart{Policy: container.RestartAlways}
+			if err := n.Create(ctx, b); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Start(ctx, b.ID); err != nil {
+				t.Fatal(err)
+			}
+			for want, script := range []string{"echo out; echo err >&2; exit 0", "exit 1", "cat >/dev/null; exit 2"} {
+				code, out := execIn(ctx, t, n, b, "sh", "-c", script)
+				if code != want || want == 0 && out != "out\nerr\n" {
+					t.Errorf("exec of %q: code %d, output %q", script, code, out)
+				}
+			}
+			if code, _ := execIn(ctx, t, n, b, "sh", "-c", "kill -9 $$"); code != 137 {
+				t.Errorf("exec that is killed: code %d", code)
+			}
+			proc := *b.Spec.Process
+			proc.Args = []string{"nothing"}
+			if _, err := n.Exec(ctx, b.ID, container.ExecSpec{Process: proc}); !errors.Is(err, container.ErrNoCommand) {
+				t.Errorf("exec of nothing: %v, want ErrNoCommand", err)
+			}
+			if err := n.Kill(ctx, b.ID, 15); err != nil {
+				t.Fatal(err)
+			}
+			s, err := n.WaitRun(ctx, b.ID, 1)
+			if err != nil || s.Last == nil || s.Last.ExitCode != 9 {
+				t.Fatalf("after TERM it is %+v, %v", s, err)
+			}
+			if s, err = n.WaitRun(ctx, b.ID, 0); err != nil {
+				t.Fatal(err)
+			}
+			for s.Status != container.StatusRunning {
+				if s, err = n.State(ctx, b.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s.Run != 2 || s.Last.ExitCode != 9 {
+				t.Errorf("it begins again as %+v", s)
+			}
+			if code, _ := execIn(ctx, t, n, b, "sh", "-c", "exit 3"); code != 3 {
+				t.Errorf("exec in the second run: code %d", code)
+			}
+			if err := n.SetRestart(ctx, b.ID, container.Restart{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Kill(ctx, b.ID, 9); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := n.Wait(ctx, b.ID); err != nil || s.ExitCode != 137 {
+				t.Errorf("killed it is %+v, %v", s, err)
+			}
+		})
+	}
+}
+
+// execIn runs a process to its end and returns its code and output.
+func execIn(ctx context.Context, t *testing.T, n *node, b container.Bundle, args ...string) (int, string) {
+	t.Helper()
+	proc := *b.Spec.Process
+	proc.Args = args
+	e, err := n.Exec(ctx, b.ID, container.ExecSpec{Process: proc, AttachOptions: container.AttachOptions{Stdout: true, Stderr: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for _, from := range []io.Reader{e.Stdout, e.Stderr} {
+		if _, err := io.Copy(&out, from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, err := e.Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = e.Streams.Close()
+	return code, out.String()
+}
+
+// TestEngineFails: what cannot be made leaves nothing behind, and says why.
+func TestEngineFails(t *testing.T) {
+	for name, path := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			ctx := testContext(t)
+			b := n.bundle(t, "nothing")
+			b.Engine = path
+			err := n.Create(ctx, b)
+			if err == nil {
+				err = n.Start(ctx, b.ID)
+			}
+			if !errors.Is(err, container.ErrNoCommand) {
+				t.Errorf("a container of nothing: %v, want ErrNoCommand", err)
+			}
+			if err := n.Delete(ctx, b.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		if path == "" {
+			continue
+		}
+		t.Run(name+" refuses", func(t *testing.T) {
+			n := newNode(t)
+			for what, change := range map[string]func(*container.Bundle){
+				"a terminal": func(b *container.Bundle) {
+					b.Terminal, b.Spec.Process.Terminal = &container.TerminalSize{Rows: 1, Columns: 1}, true
+				},
+				"an init": func(b *container.Bundle) { b.Init = true },
+			} {
+				b := n.bundle(t, "true")
+				b.Engine = path
+				change(&b)
+				if err := n.Create(testContext(t), b); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), what) {
+					t.Errorf("%s: %v, want it refused", what, err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,436 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/call"
+)
+
+// Engine is another runtime, runc or crun, that makes the container. The blob of
+// create is then the two programs, which make its parts and a process of its user
+// namespace, and the config; that of exec is the process as the config has it.
+type Engine struct {
+	Path  string `json:"path"`
+	Base  string `json:"base"`  // directory of the node's that its files cover, in a mount namespace of their own
+	Child int    `json:"child"` // size of the second program
+}
+
+// Names of files in the base directory, beside those of the plan.
+const (
+	engineConfig = "config.json"
+	engineState  = "state" // what the tool itself writes down
+	enginePid    = "pid"
+)
+
+// engineLimit is how long the tool may take for anything.
+const engineLimit = 2 * time.Minute
+
+// engineSays is how much of its log is read, in bytes.
+const engineSays = 64 << 10
+
+// engine is where the tool works.
+type engine struct {
+	mnt    *os.File // the mount namespace
+	config []byte
+	strays map[int]unix.WaitStatus // of processes that ended before somebody knew of them
+	asking int                     // who may be about to ask for one
+	calls  atomic.Int64            // of the tool, which have a log each
+}
+
+// decodeEngine reads the blob of create.
+func (s *shim) decodeEngine(blob []byte) (p programs, err error) {
+	end := s.Prepare + s.Engine.Child
+	if s.Engine.Child < 0 || s.Prepare < 0 || end > len(blob) {
+		return p, errors.New("damaged program")
+	}
+	s.engine.config = blob[end:]
+	return decode(blob[:end], s.Prepare)
+}
+
+// onThread runs fn on a thread that ends with it, so that it can enter namespaces.
+func onThread(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // without an end: the thread ends with its goroutine
+		done <- fn()
+	}()
+	return <-done
+}
+
+// within runs fn in the tool's mount namespace.
+func (s *shim) within(fn func() error) error {
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Setns(int(s.engine.mnt.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter the mount namespace of %s: %w", s.Engine.Path, err)
+		}
+		return fn()
+	})
+}
+
+// equipEngine makes the mount namespace in which the tool finds what it makes the
+// container from. Nothing of it is to be seen on the node, or outlives the shim.
+func (s *shim) equipEngine() (err error) {
+	// What is ignored would be for the container, too.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	users, err := s.userNamespace()
+	if err != nil {
+		return err
+	}
+	defer closeAll([]*os.File{users})
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make a mount namespace: %w", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return fmt.Errorf("make a mount namespace: %w", err)
+		}
+		if err := s.placeParts(users); err != nil {
+			return err
+		}
+		s.plan, s.engine.config = programs{}, nil // not needed again
+		if err := hideUnified(); err != nil {
+			return err
+		}
+		s.engine.mnt, err = os.Open("/proc/thread-self/ns/mnt")
+		return err
+	})
+}
+
+// userNamespace returns a namespace with the container's mapping, nil if it has none.
+func (s *shim) userNamespace() (*os.File, error) {
+	if s.UIDMap == "" {
+		return nil, nil
+	}
+	ours, theirs, err := syncPair()
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll([]*os.File{ours, theirs})
+	f := call.Fork{Flags: unix.CLONE_NEWUSER, Status: int(theirs.Fd()), Regs: []uintptr{0, 1, 2, theirs.Fd(), theirs.Fd(), theirs.Fd()}}
+	pid, pidfd, err := f.Start(s.plan.child)
+	if err != nil {
+		return nil, fmt.Errorf("make a user namespace: %w", err)
+	}
+	defer unix.Close(pidfd)
+	defer func() {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+	}()
+	proc := "/proc/" + strconv.Itoa(pid)
+	if err := writeFile(proc+"/uid_map", s.UIDMap); err != nil {
+		return nil, fmt.Errorf("map user ids: %w", err)
+	}
+	if err := writeFile(proc+"/gid_map", s.GIDMap); err != nil {
+		return nil, fmt.Errorf("map group ids: %w", err)
+	}
+	return os.Open(proc + "/ns/user")
+}
+
+// placeParts attaches what the first program makes below the base directory, and
+// writes the config there.
+func (s *shim) placeParts(users *os.File) error {
+	status, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer status.Close()
+	none := ^uintptr(0)
+	given := []uintptr{none, none, none, none, none, none, none}
+	if users != nil {
+		given[4] = users.Fd()
+	}
+	regs, err := s.plan.prepare.Run(int(status.Fd()), given)
+	defer func() {
+		for _, fd := range regs[min(len(given), len(regs)):] {
+			if fd != call.Closed {
+				_ = unix.Close(int(fd))
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	base := s.Engine.Base
+	if err := unix.Mount("tmpfs", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m"); err != nil {
+		return fmt.Errorf("mount a file system on %s: %w", base, err)
+	}
+	for i, r := range s.Send {
+		fd, err := registered(regs, r)
+		if err != nil {
+			return err
+		}
+		name := "rootfs"
+		if i > 0 {
+			name = "mount" + strconv.Itoa(i-1)
+		}
+		if err := place(fd, filepath.Join(base, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(base, engineState), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(base, engineConfig), s.engine.config, 0o600)
+}
+
+// place attaches a mount to a path that is made for it.
+func place(fd int, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = os.Mkdir(path, 0o755)
+	} else {
+		err = os.WriteFile(path, nil, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach %s: %w", path, err)
+	}
+	return nil
+}
+
+// hideUnified detaches version 2 of cgroups where version 1 is beside it, as far as
+// the tool can see: crun refuses both.
+func hideUnified() error {
+	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var unified []string
+	both := false
+	for line := range strings.SplitSeq(string(mounts), "\n") {
+		head, tail, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(head)
+		if !ok || len(fields) < 5 {
+			continue
+		}
+		switch fstype, _, _ := strings.Cut(tail, " "); fstype {
+		case "cgroup":
+			both = true
+		case "cgroup2":
+			unified = append(unified, fields[4])
+		}
+	}
+	for _, dir := range unified {
+		if !both {
+			return nil
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("hide %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// tool runs the tool in its mount namespace and returns when it has ended. What it
+// says went wrong is the error. Its exit code is not known: who reaps may be faster.
+func (s *shim) tool(streams stdio, args ...string) error {
+	base := s.Engine.Base
+	log := filepath.Join(base, "log"+strconv.FormatInt(s.engine.calls.Add(1), 10))
+	defer os.Remove(log)
+	pidfd := -1
+	proc, err := os.StartProcess(s.Engine.Path, append([]string{
+		filepath.Base(s.Engine.Path), "--root", filepath.Join(base, engineState), "--log", log, "--log-format", "json",
+	}, args...), &os.ProcAttr{
+		Dir: base, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: streams[:], Sys: &syscall.SysProcAttr{PidFD: &pidfd},
+	})
+	if err != nil {
+		return fmt.Errorf("run %s: %w", s.Engine.Path, err)
+	}
+	_ = proc.Release()
+	defer unix.Close(pidfd)
+	if err := await(pidfd, engineLimit); err != nil {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		return fmt.Errorf("run %s %s: %w", s.Engine.Path, args[0], err)
+	}
+	return s.complaint(log, args[0])
+}
+
+// await returns when the process has ended.
+func await(pidfd int, limit time.Duration) error {
+	for end := time.Now().Add(limit); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(time.Until(end).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return fmt.Errorf("it has not ended within %v", limit)
+		default:
+			return nil
+		}
+	}
+}
+
+// complaint returns the last error in the tool's log.
+func (s *shim) complaint(log, what string) error {
+	f, err := os.Open(log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text := make([]byte, engineSays)
+	n, _ := f.Read(text)
+	var last string
+	for line := range bytes.Lines(text[:n]) {
+		var says struct{ Level, Msg string }
+		if json.Unmarshal(line, &says) == nil && (says.Level == "error" || says.Level == "fatal") {
+			last = says.Msg
+		}
+	}
+	if last == "" {
+		return nil
+	}
+	last = fmt.Sprintf("%s %s: %s", filepath.Base(s.Engine.Path), what, last)
+	switch lower := strings.ToLower(last); {
+	case strings.Contains(lower, "in $path"), strings.Contains(lower, "exec") && strings.Contains(lower, "no such file or directory"):
+		return failf(CodeNoCommand, "%s", last)
+	case strings.Contains(lower, "exec") && strings.Contains(lower, "permission denied"):
+		return failf(CodeNotExecutable, "%s", last)
+	}
+	return failf(CodeFailed, "%s", last)
+}
+
+// forkEngine lets the tool make the container's first process.
+func (s *shim) forkEngine(streams stdio) (err error) {
+	if s.engine.mnt == nil {
+		if err := s.equipEngine(); err != nil {
+			return err
+		}
+	}
+	defer func() {
+		if err != nil {
+			s.letGo()
+		}
+	}()
+	err = s.within(func() error {
+		pid := filepath.Join(s.Engine.Base, enginePid)
+		if err := os.RemoveAll(filepath.Join(s.Engine.Base, engineState, s.ID)); err != nil { // of the run before
+			return err
+		}
+		err := s.tool(streams, "create", "--bundle", s.Engine.Base, "--pid-file", pid, s.ID)
+		if err != nil {
+			return err
+		}
+		s.first, err = readPid(pid)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.state.Pid = s.first
+	if s.pidfd, err = unix.PidfdOpen(s.first, 0); err == nil {
+		err = s.Cgroup.Join(s.first, true)
+	}
+	if err != nil {
+		s.abandon()
+	}
+	return err
+}
+
+// readPid reads a file that the tool has written, and removes it.
+func readPid(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("the tool has made no process: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 1 {
+		return 0, fmt.Errorf("the tool has made process %q", text)
+	}
+	return pid, os.Remove(path)
+}
+
+// executeEngine lets the container's first process execute its command.
+func (s *shim) executeEngine() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	err = s.within(func() error { return s.tool(stdio{null, null, null}, "start", s.ID) })
+	if err != nil {
+		_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+		return err
+	}
+	s.state.Status, s.state.Started = StatusRunning, time.Now().UTC()
+	return nil
+}
+
+// execEngine lets the tool run a further process.
+func (s *shim) execEngine(blob []byte, streams stdio) (p process, err error) {
+	s.mu.Lock()
+	if s.state.Status != StatusRunning {
+		s.mu.Unlock()
+		return p, failf(CodeStatus, "container is %s, not running", s.state.Status)
+	}
+	s.engine.asking++
+	s.mu.Unlock()
+	name := filepath.Join(s.Engine.Base, "exec"+strconv.FormatInt(s.engine.calls.Add(1), 10))
+	err = s.within(func() error {
+		defer os.Remove(name)
+		if err := os.WriteFile(name, blob, 0o600); err != nil {
+			return err
+		}
+		err := s.tool(streams, "exec", "--process", name, "--pid-file", name+".pid", "--detach", s.ID)
+		if err != nil {
+			return err
+		}
+		p.pid, err = readPid(name + ".pid")
+		return err
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine.asking--; err == nil {
+		p.exited = make(chan unix.WaitStatus, 1)
+		if ws, ended := s.engine.strays[p.pid]; ended {
+			delete(s.engine.strays, p.pid)
+			p.exited <- ws
+		} else {
+			s.execs[p.pid] = p.exited
+			_ = s.Cgroup.Join(p.pid, true) // it is, but for version 2 beside version 1
+		}
+	}
+	if s.engine.asking == 0 {
+		clear(s.engine.strays)
+	}
+	s.hasForked()
+	return p, err
+}
+
+// stray keeps how a process ended that nobody knows yet. s.mu is held.
+func (s *shim) stray(pid int, ws unix.WaitStatus) {
+	if s.Engine == nil || s.engine.asking == 0 {
+		return
+	}
+	if s.engine.strays == nil {
+		s.engine.strays = map[int]unix.WaitStatus{}
+	}
+	s.engine.strays[pid] = ws
+}
