@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -61,11 +60,11 @@ func Open(cfg Config) (*Runtime, error) {
 	if r.groups, err = findHierarchies(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
-	r.host = plan.Host{Cgroups: r.groups.mounts, Dir: isDir, AppArmor: hasAppArmor(), SELinux: hasSELinux()}
-	r.filters.kernel.X32 = hasX32()
-	if r.host.OverlayByName, err = overlayByName(); err != nil {
+	if r.host, err = look(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)
 	}
+	r.host.Cgroups = r.groups.mounts
+	r.filters.kernel.X32 = hasX32()
 	if r.host.OverlayByName {
 		cfg.Log.Warn("this kernel (before Linux 6.13) takes the layers of an overlay by name only: every start uses a mount namespace to give them names")
 	}
@@ -89,49 +88,6 @@ func (r *Runtime) Close() error {
 		return errors.Join(notes.close(), r.init.Close())
 	}
 	return r.init.Close()
-}
-
-func isDir(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	return info.IsDir(), nil
-}
-
-// hasAppArmor reports whether the kernel runs AppArmor.
-func hasAppArmor() bool {
-	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && len(b) > 0 && b[0] == 'Y'
-}
-
-// hasSELinux reports whether the kernel runs SELinux: a process has a label then.
-func hasSELinux() bool {
-	var fs unix.Statfs_t
-	return unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC
-}
-
-// hasX32 reports whether the kernel runs programs of the x32 ABI.
-func hasX32() bool {
-	const getpid = 0x40000000 | 39
-	_, _, errno := unix.RawSyscall(getpid, 0, 0, 0)
-	return runtime.GOARCH == "amd64" && errno == 0
-}
-
-// overlayByName reports whether the kernel cannot take the layers of an overlay
-// by descriptor.
-func overlayByName() (bool, error) {
-	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return false, fmt.Errorf("the kernel has no overlay file system, or this is not root: %w", err)
-	}
-	defer unix.Close(ctx)
-	root, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, err
-	}
-	defer unix.Close(root)
-	return unix.FsconfigSetFd(ctx, "lowerdir+", root) != nil, nil
 }
 
 // sealInit puts a program into memory where nobody can change it any more: a

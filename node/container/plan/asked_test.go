@@ -195,3 +195,71 @@ func TestExecEntersTheSame(t *testing.T) {
 		}
 	}
 }
+
+func TestProcess(t *testing.T) {
+	for _, tc := range []asks{
+		{name: "real time", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Priority: 5, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}}
+		}, shim: []string{"sched_setattr(r3, {300000000200000001000000000000000000000005000000000000000000000000000000000000000000000000000000}, 0)"}},
+		{name: "deadline", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1, Deadline: 2, Period: 3}
+		}, shim: []string{"sched_setattr(r3, {30000000060000000000000000000000000000000000000001000000000000000200000000000000" + "0300000000000000}, 0)"}},
+		{name: "scheduler", set: func(in *plan.Input) { in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedISO} }, err: `policy "SCHED_ISO"`, refused: true},
+		{name: "scheduler flag", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagUtilClampMin}}
+		}, err: "SCHED_FLAG_UTIL_CLAMP_MIN", refused: true},
+		{name: "priority without real time", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Priority: 1}
+		}, err: "priority 1 goes with"},
+		{name: "nice", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20}
+		}, err: "nice 20"},
+		{name: "runtime without deadline", set: func(in *plan.Input) {
+			in.Spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Runtime: 1}
+		}, err: "SCHED_DEADLINE"},
+		{name: "io priority", set: func(in *plan.Input) {
+			in.Spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_RT, Priority: 3}
+		}, shim: []string{"ioprio_set(1, r3, 0x2003)"}},
+		{name: "io priority out of range", set: func(in *plan.Input) {
+			in.Spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_RT, Priority: 8}
+		}, err: "process.ioPriority"},
+		{name: "affinity of exec", set: func(in *plan.Input) { in.Spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "3-1"} }, err: "execCPUAffinity.final"},
+		{name: "memory policy", set: func(in *plan.Input) {
+			in.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0,2-3", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+		}, child: []string{"set_mempolicy(0x8002, {0d00000000000000}, 0x41)", "seccomp("}},
+		{name: "memory policy unknown", set: func(in *plan.Input) { in.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "MPOL_X"} }, err: "MPOL_X", refused: true},
+		{name: "memory nodes", set: func(in *plan.Input) {
+			in.Spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "all"}
+		}, err: "memoryPolicy.nodes"},
+		{name: "personality", set: func(in *plan.Input) { in.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }, child: []string{"personality(8)", "seccomp("}},
+		{name: "personality unknown", set: func(in *plan.Input) { in.Spec.Linux.Personality = &specs.LinuxPersonality{Domain: "BSD"} }, err: "linux.personality", refused: true},
+		{name: "effective without permitted", set: func(in *plan.Input) { in.Spec.Process.Capabilities.Permitted = nil }, err: "CAP_CHOWN CAP_NET_RAW effective, but not permitted"},
+		{name: "ambient without permitted", set: func(in *plan.Input) { in.Spec.Process.Capabilities.Ambient = []string{"CAP_SYS_ADMIN"} }, err: "CAP_SYS_ADMIN ambient, but not permitted"},
+		{name: "inheritable", set: func(in *plan.Input) { in.Spec.Process.Capabilities.Inheritable = []string{"CAP_CHOWN"} }, child: []string{"fail(1); error warn", "capset("}},
+		{name: "the node's capabilities", set: func(in *plan.Input) { in.Host.NoCaps = 1 }, without: "fail(1)"},
+		{name: "capabilities that the node has not", set: func(in *plan.Input) {
+			in.Host.NoCaps = 1
+			leaves(in, specs.UserNamespace)
+			in.Spec.Linux.UIDMappings, in.Spec.Linux.GIDMappings = nil, nil
+		}, child: []string{"fail(1)", "prctl(0x18, 0, 0, 0, 0)", "capset({2205082000000000}, {002000000020000000000000000000000000000000000000})"}},
+		{name: "rlimit twice", set: func(in *plan.Input) {
+			in.Spec.Process.Rlimits = append(in.Spec.Process.Rlimits, in.Spec.Process.Rlimits...)
+		}, err: "listed twice"},
+		{name: "rlimit upside down", set: func(in *plan.Input) { in.Spec.Process.Rlimits[0].Soft = 100 }, err: "above the hard limit"},
+		{name: "oom score", set: func(in *plan.Input) { in.Spec.Process.OOMScoreAdj = new(2000) }, err: "oomScoreAdj 2000"},
+		{name: "sysctl of a later kernel", set: func(in *plan.Input) {
+			in.Host.Kernel = [2]int{6, 13}
+			in.Spec.Linux.Sysctl = map[string]string{"kernel.pid_max": "100"}
+		}, err: "from Linux 6.14 on only"},
+		{name: "sysctl of this kernel", set: func(in *plan.Input) {
+			in.Host.Kernel = [2]int{7, 0}
+			in.Spec.Linux.Sysctl = map[string]string{"kernel.pid_max": "100"}
+		}, child: []string{`"sys/kernel/pid_max"`}},
+		{name: "hostname by sysctl", set: func(in *plan.Input) { in.Spec.Linux.Sysctl = map[string]string{"kernel.hostname": "x"} }, err: "set hostname instead"},
+		{name: "no such namespace", set: func(in *plan.Input) { in.Host.NoNamespaces = 0x02000000 }, err: "cgroup namespace on this kernel", refused: true},
+		{name: "many masks", set: func(in *plan.Input) { in.Spec.Linux.MaskedPaths = make([]string, 501) }, err: "501 linux.maskedPaths", refused: true},
+		{name: "many mounts", set: func(in *plan.Input) { in.Spec.Mounts = make([]specs.Mount, 501) }, err: "501 mounts", refused: true},
+	} {
+		tc.check(t)
+	}
+}

@@ -23,8 +23,6 @@ func check(in Input) error {
 	switch {
 	case s == nil || s.Process == nil || s.Linux == nil:
 		return fmt.Errorf("a container needs a spec with process and linux")
-	case len(s.Mounts) > 500:
-		return unsupported("%d mounts, more than 500", len(s.Mounts))
 	case in.Rootfs.Upper != "" && in.Rootfs.Work == "":
 		return fmt.Errorf("rootfs has an upper directory and no work directory")
 	case in.Host.OverlayByName && strings.ContainsAny(in.Rootfs.Upper+in.Rootfs.Work, `,:\\`):
@@ -35,13 +33,14 @@ func check(in Input) error {
 			return fmt.Errorf("rootfs: %q is not an absolute path", dir)
 		}
 	}
+	if err := checkCounts(s); err != nil {
+		return err
+	}
 	l := s.Linux
 	for _, a := range []asked{
 		{"hooks", in.Detached == nil && s.Hooks != nil && hooks(s.Hooks) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.memoryPolicy", l.MemoryPolicy != nil},
 		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"linux.personality", l.Personality != nil},
 		{"linux.rootfsPropagation " + l.RootfsPropagation, !slices.Contains([]string{"", "private", "rprivate"}, l.RootfsPropagation)},
 		{"windows", s.Windows != nil},
 		{"solaris", s.Solaris != nil},
@@ -111,14 +110,8 @@ func hooks(h *specs.Hooks) int {
 // checkProcess refuses what process would leave out, and strings that the kernel
 // would read only in part.
 func checkProcess(p *specs.Process) error {
-	for _, a := range []asked{
-		{"process.scheduler", p.Scheduler != nil},
-		{"process.ioPriority", p.IOPriority != nil},
-		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
-	} {
-		if a.there {
-			return unsupported("%s", a.name)
-		}
+	if p.CommandLine != "" {
+		return unsupported("process.commandLine")
 	}
 	// For the kernel this number means "as before", which is root.
 	for _, id := range append([]uint32{p.User.UID, p.User.GID}, p.User.AdditionalGids...) {
@@ -126,10 +119,17 @@ func checkProcess(p *specs.Process) error {
 			return fmt.Errorf("process.user: %d is nobody's number", id)
 		}
 	}
-	for _, l := range p.Rlimits {
-		if _, ok := rlimits[l.Type]; !ok {
-			return fmt.Errorf("unknown rlimit %q", l.Type)
-		}
+	if err := checkRlimits(p.Rlimits); err != nil {
+		return err
+	}
+	if score := p.OOMScoreAdj; score != nil && (*score < -1000 || *score > 1000) {
+		return fmt.Errorf("process.oomScoreAdj %d is not from -1000 to 1000", *score)
+	}
+	if len(p.User.AdditionalGids) > maxGroups {
+		return unsupported("%d supplementary groups, more than %d", len(p.User.AdditionalGids), maxGroups)
+	}
+	if _, err := affinityOf(p, nil); err != nil {
+		return err
 	}
 	if len(p.Args) == 0 {
 		return fmt.Errorf("process.args is empty")
@@ -141,6 +141,47 @@ func checkProcess(p *specs.Process) error {
 		if strings.ContainsRune(s, 0) {
 			return fmt.Errorf("process: %q contains a zero byte", s)
 		}
+	}
+	return nil
+}
+
+// maxGroups is NGROUPS_MAX.
+const maxGroups = 65536
+
+// checkCounts refuses lists that are longer than anybody needs, each of whose entries
+// costs system calls.
+func checkCounts(s *specs.Spec) error {
+	for _, list := range []struct {
+		name     string
+		have, at int
+	}{
+		{"mounts", len(s.Mounts), 500},
+		{"linux.devices", len(s.Linux.Devices), 1000},
+		{"linux.maskedPaths", len(s.Linux.MaskedPaths), 500},
+		{"linux.readonlyPaths", len(s.Linux.ReadonlyPaths), 500},
+		{"linux.sysctl", len(s.Linux.Sysctl), 500},
+	} {
+		if list.have > list.at {
+			return unsupported("%d %s, more than %d", list.have, list.name, list.at)
+		}
+	}
+	return nil
+}
+
+// checkRlimits refuses limits that are none.
+func checkRlimits(list []specs.POSIXRlimit) error {
+	seen := map[string]bool{}
+	for _, l := range list {
+		if _, ok := rlimits[l.Type]; !ok {
+			return fmt.Errorf("unknown rlimit %q", l.Type)
+		}
+		if seen[l.Type] {
+			return fmt.Errorf("rlimit %s is listed twice", l.Type)
+		}
+		if l.Soft > l.Hard {
+			return fmt.Errorf("rlimit %s: the soft limit %d is above the hard limit %d", l.Type, l.Soft, l.Hard)
+		}
+		seen[l.Type] = true
 	}
 	return nil
 }

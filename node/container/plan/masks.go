@@ -75,7 +75,7 @@ func (b *builder) maskedPaths() {
 // limits does what only the node may do to the child: rlimits can be raised,
 // and the stdio's pipes given to the process's user, so that it can open
 // /dev/stdout again.
-func (b *builder) limits() {
+func (b *builder) limits() error {
 	l := b.spec.Linux
 	pipe := [3]bool{b.Stdin, true, true}
 	if b.Terminal != nil {
@@ -84,11 +84,11 @@ func (b *builder) limits() {
 	if b.Detached != nil {
 		pipe = b.Detached.Pipe
 	}
-	adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, pipe)
+	return adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, pipe)
 }
 
 // adopt is limits for any process. pipe says which of its stdio are pipes.
-func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMapping, pipe [3]bool) {
+func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMapping, pipe [3]bool) error {
 	uid, gid := hostID(uids, proc.User.UID), hostID(gids, proc.User.GID)
 	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
 		if pipe[i] {
@@ -99,4 +99,5 @@ func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMappi
 		p.Call(unix.SYS_PRLIMIT64, call.Get(Child), call.Int(rlimits[l.Type]), rlimit(l), call.Int(0)).
 			Warn(unix.EPERM).As("set " + l.Type + " (raising it needs CAP_SYS_RESOURCE)")
 	}
+	return schedule(p, proc)
 }

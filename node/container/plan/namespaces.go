@@ -201,31 +201,50 @@ func idMap(maps []specs.LinuxIDMapping) string {
 	return b.String()
 }
 
-// Sysctls that belong to a namespace, by the namespace's flag; a "*" at the end
-// stands for anything.
-var sysctls = map[uint64][]string{
-	unix.CLONE_NEWIPC: {
-		"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
-		"kernel/shmmni", "kernel/shm_rmid_forced", "fs/mqueue/*",
-	},
-	unix.CLONE_NEWNET:  {"net/*"},
-	unix.CLONE_NEWUTS:  {"kernel/domainname"},
-	unix.CLONE_NEWUSER: {"user/max_*"},
+// sysctl is one that belongs to a namespace, by its file; a "*" at the end stands
+// for anything.
+type sysctl struct {
+	file  string
+	flag  uint64 // the namespace's
+	since [2]int // version of the kernel from which on it does
+}
+
+// sysctls are those that a container may set.
+func sysctls() []sysctl {
+	list := []sysctl{
+		{file: "fs/mqueue/*", flag: unix.CLONE_NEWIPC},
+		{file: "net/*", flag: unix.CLONE_NEWNET},
+		{file: "kernel/domainname", flag: unix.CLONE_NEWUTS},
+		{file: "user/max_*", flag: unix.CLONE_NEWUSER},
+		{file: "vm/memfd_noexec", flag: unix.CLONE_NEWPID, since: [2]int{6, 3}},
+		{file: "kernel/pid_max", flag: unix.CLONE_NEWPID, since: [2]int{6, 14}},
+	}
+	for _, name := range []string{
+		"auto_msgmni", "msgmax", "msgmnb", "msgmni", "msg_next_id", "sem", "sem_next_id", "shmall", "shmmax", "shmmni", "shm_next_id", "shm_rmid_forced",
+	} {
+		list = append(list, sysctl{file: "kernel/" + name, flag: unix.CLONE_NEWIPC})
+	}
+	return list
 }
 
 // owns returns an error if setting the sysctl would change the node.
-func (ns namespaces) owns(name string) error {
+func (ns namespaces) owns(name string, kernel [2]int) error {
 	file := sysctlPath(name)
-	for flag, list := range sysctls {
-		if slices.ContainsFunc(list, func(s string) bool {
-			prefix, wild := strings.CutSuffix(s, "*")
-			return file == s || wild && strings.HasPrefix(file, prefix) && !strings.Contains(file, "..")
-		}) {
-			if !ns.has(flag) {
-				return fmt.Errorf("sysctl %s needs a namespace of the container's own, it would change the node", name)
-			}
-			return nil
+	for _, s := range sysctls() {
+		prefix, wild := strings.CutSuffix(s.file, "*")
+		if file != s.file && (!wild || !strings.HasPrefix(file, prefix) || strings.Contains(file, "..")) {
+			continue
 		}
+		switch {
+		case slices.Compare(kernel[:], s.since[:]) < 0:
+			return fmt.Errorf("sysctl %s is in a namespace from Linux %d.%d on only, here it would change the node", name, s.since[0], s.since[1])
+		case !ns.has(s.flag):
+			return fmt.Errorf("sysctl %s needs a namespace of the container's own, it would change the node", name)
+		}
+		return nil
+	}
+	if file == "kernel/hostname" {
+		return fmt.Errorf("sysctl %s: set hostname instead", name)
 	}
 	return fmt.Errorf("sysctl %s is not in a namespace, it would change the node", name)
 }

@@ -109,8 +109,23 @@ type Host struct {
 	OverlayByName bool
 	// AppArmor and SELinux say which security modules the kernel runs.
 	AppArmor, SELinux bool
+	// Kernel is its version, such as 6 and 14.
+	Kernel [2]int
+	// NoCaps are capabilities that the node's own processes do not have, bit by number.
+	// A container without a user namespace cannot have them either.
+	NoCaps uint64
+	// NoNamespaces are CLONE_NEW* that the kernel does not have.
+	NoNamespaces uint64
 	// Dir reports whether the source of a bind is a directory.
 	Dir func(path string) (bool, error)
+}
+
+// caps returns the capabilities that can be given to a process in ns.
+func (h Host) caps(ns namespaces) uint64 {
+	if ns.user {
+		return ^uint64(0)
+	}
+	return ^h.NoCaps
 }
 
 // Cgroup is a mounted hierarchy. Controllers are the options that mount it;
@@ -146,6 +161,11 @@ func For(in Input) (*Create, error) {
 	ns, err := namespacesOf(in.Spec)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range in.Spec.Linux.Namespaces {
+		if cloneFlags[n.Type]&in.Host.NoNamespaces != 0 {
+			return nil, unsupported("%s namespace on this kernel", n.Type)
+		}
 	}
 	b := &builder{
 		Input: in, ns: ns, spec: in.Spec,
@@ -208,7 +228,9 @@ func (b *builder) build() error {
 	// What is sent is known only after the mounts were seen, but received first.
 	b.base = b.child.Regs(b.mostSent())
 	b.at, b.next = b.child.Reg(), b.child.Reg()
-	b.limits()
+	if err := b.limits(); err != nil {
+		return err
+	}
 	b.enterIDs()
 	if err := b.rootfs(); err != nil {
 		return err
@@ -269,7 +291,7 @@ func (b *builder) build() error {
 		b.child.Call(unix.SYS_DUP3, call.Get(b.nullHere), call.Get(Stdin), call.Int(unix.O_CLOEXEC)).As("connect stdin")
 	}
 	l := b.launch()
-	l.labels, l.flags = lsm, flags
+	l.labels, l.flags, l.caps, l.linux = lsm, flags, b.Host.caps(b.ns), b.spec.Linux
 	return process(b.child, l)
 }
 
@@ -408,7 +430,7 @@ func (b *builder) sysctls() error {
 		return unsupported("sysctls of a container without a mount at /proc")
 	}
 	for _, k := range keys {
-		if err := b.ns.owns(k); err != nil {
+		if err := b.ns.owns(k, b.Host.Kernel); err != nil {
 			return err
 		}
 		f := b.child.Reg()

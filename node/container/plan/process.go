@@ -1,9 +1,7 @@
 package plan
 
 import (
-	"encoding/binary"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -24,8 +22,10 @@ const lastSignal = 64
 type launch struct {
 	proc        *specs.Process
 	seccomp     []byte
-	flags       int      // SECCOMP_FILTER_FLAG_*
-	labels      []label  // see labels
+	flags       int     // SECCOMP_FILTER_FLAG_*
+	labels      []label // see labels
+	caps        uint64  // capabilities that can be given
+	linux       *specs.Linux
 	root        call.Reg // the root directory, open
 	gate        func()   // adds what it waits for before execve; nil: nothing
 	files       int      // descriptors it gets from number 3 on, in registers from childRegs on
@@ -58,6 +58,12 @@ func process(c *call.Program, l launch) error {
 	}
 	c.Call(unix.SYS_UMASK, call.Int(umask))
 
+	if err := personality(c, l.linux.Personality); err != nil {
+		return err
+	}
+	if err := memoryPolicy(c, l.linux.MemoryPolicy); err != nil {
+		return err
+	}
 	apply(c, l.labels)
 	filter := func() {
 		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As("load the seccomp filter")
@@ -65,7 +71,7 @@ func process(c *call.Program, l launch) error {
 	if len(l.seccomp) > 0 && !proc.NoNewPrivileges {
 		filter() // needs the capabilities that go next
 	}
-	if err := identity(c, proc); err != nil {
+	if err := identity(c, proc, l.caps); err != nil {
 		return err
 	}
 	if proc.NoNewPrivileges {
@@ -97,58 +103,6 @@ func process(c *call.Program, l launch) error {
 // shim is gone.
 func wait(c *call.Program, from call.Reg) {
 	c.Call(unix.SYS_READ, call.Get(from), call.Data(make([]byte, 1)), call.Int(1)).AtLeast(1).As("wait for the shim")
-}
-
-// identity gives up capabilities and becomes the process's user.
-func identity(c *call.Program, proc *specs.Process) error {
-	caps := proc.Capabilities
-	if caps == nil {
-		caps = &specs.LinuxCapabilities{}
-	}
-	var sets [5]uint64
-	for i, names := range [][]string{caps.Effective, caps.Permitted, caps.Inheritable, caps.Bounding, caps.Ambient} {
-		for _, name := range names {
-			n := slices.Index(capabilities, name)
-			if n < 0 {
-				return fmt.Errorf("unknown capability %q", name)
-			}
-			sets[i] |= 1 << n
-		}
-	}
-	effective, permitted, inheritable, bounding, ambient := sets[0], sets[1], sets[2], sets[3], sets[4]
-	known := c.Label()
-	for n := range 64 {
-		if bounding&(1<<n) == 0 {
-			c.Call(unix.SYS_PRCTL, call.Int(unix.PR_CAPBSET_DROP), call.Int(n), call.Int(0), call.Int(0), call.Int(0)).
-				On(known, unix.EINVAL).As("drop a capability from the bounding set") // beyond the last one
-		}
-	}
-	c.Place(known)
-	c.Call(unix.SYS_PRCTL, call.Int(unix.PR_SET_KEEPCAPS), call.Int(1), call.Int(0), call.Int(0), call.Int(0))
-	var groups []byte
-	for _, g := range proc.User.AdditionalGids {
-		groups = binary.NativeEndian.AppendUint32(groups, g)
-	}
-	user := proc.User
-	c.Call(unix.SYS_SETGROUPS, call.Int(len(user.AdditionalGids)), call.Data(groups)).As("set supplementary groups")
-	c.Call(unix.SYS_SETRESGID, call.Int(int(user.GID)), call.Int(int(user.GID)), call.Int(int(user.GID))).As(fmt.Sprintf("become group %d", user.GID))
-	c.Call(unix.SYS_SETRESUID, call.Int(int(user.UID)), call.Int(int(user.UID)), call.Int(int(user.UID))).As(fmt.Sprintf("become user %d", user.UID))
-	header := binary.NativeEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3)
-	header = binary.NativeEndian.AppendUint32(header, 0)
-	var data []byte
-	for shift := 0; shift < 64; shift += 32 {
-		for _, set := range []uint64{effective, permitted, inheritable} {
-			data = binary.NativeEndian.AppendUint32(data, uint32(set>>shift))
-		}
-	}
-	c.Call(unix.SYS_CAPSET, call.Data(header), call.Data(data)).As("set capabilities")
-	for n := range 64 {
-		if ambient&(1<<n) != 0 {
-			c.Call(unix.SYS_PRCTL, call.Int(unix.PR_CAP_AMBIENT), call.Int(unix.PR_CAP_AMBIENT_RAISE), call.Int(n), call.Int(0), call.Int(0)).
-				As("raise ambient capability " + capabilities[n])
-		}
-	}
-	return nil
 }
 
 // stdioAndSignals connects the standard streams, or a terminal if that is not 0, and
@@ -243,7 +197,14 @@ func ForExec(in ExecInput) (*Exec, error) {
 		return nil, err
 	}
 	parent, child := call.New(parentRegs), call.New(childRegs+call.Reg(in.Files))
-	adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe)
+	if err := adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe); err != nil {
+		return nil, err
+	}
+	where, err := affinityOf(proc, s.Process)
+	if err != nil {
+		return nil, err
+	}
+	where.initial(child)
 
 	lsm, err := labels(child, in.Host, proc)
 	if err != nil {
@@ -254,7 +215,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	exec := &Exec{OOM: proc.OOMScoreAdj, Enter: ns.enter(), Prepare: parent, Child: child}
-	l := launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, files: in.Files}
+	l := launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, caps: in.Host.caps(ns), linux: s.Linux, files: in.Files}
 	// It waits until it is in the container's cgroup.
 	if in.Terminal != nil {
 		var peer call.Reg
@@ -265,6 +226,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 	} else {
 		wait(child, Sync)
 	}
+	where.final(child)
 	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(ns.inside())).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
 	l.root = child.Reg()
