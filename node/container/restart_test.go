@@ -49,15 +49,18 @@ func TestRestart(t *testing.T) {
 		{"never", counting + "exit 3", container.Restart{}, 1, 3, -1, "run 1\n"},
 		{"until it succeeds", counting + "[ $n = 3 ] || exit 5", onFailure(0), 3, 0, 5, "run 1\nrun 2\nrun 3\n"},
 		{"success at once", counting, onFailure(0), 1, 0, -1, "run 1\n"},
+		{"below init", counting + "[ $$ != 1 ] || exit 1; exit 5", onFailure(1), 2, 5, 5, "run 1\nrun 2\n"},
+		{"the command is gone below init", counting + "busybox mv /bin/sh /bin/gone", onFailure(2), 3, 127, 127, "run 1\n"},
 		{"at most twice", counting + "exit $n", onFailure(2), 3, 3, 2, "run 1\nrun 2\nrun 3\n"},
 		{"the command is gone", counting + "busybox mv /bin/sh /bin/gone", onFailure(2), 3, 127, 127, "run 1\n"},
 		{"not executable any more", counting + "busybox mv /bin/sh /bin/gone; mkdir /bin/sh; exit 1", onFailure(1), 2, 126, 1, "run 1\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if tc.name == "the command is gone" {
+			if tc.code == 127 {
 				tc.script += "; exit 1"
 			}
 			b := n.bundle(t, "sh", "-c", tc.script)
+			b.Init = strings.HasSuffix(tc.name, "below init")
 			b.Restart = tc.restart
 			n.create(t, b)
 			n.start(t, b.ID)
