@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -88,6 +89,9 @@ func (b *builder) kernelMounts() error {
 			if err != nil {
 				return fmt.Errorf("mount %s: %w", dest, err)
 			}
+			if len(m.Source) < 256 {
+				o.source = m.Source
+			}
 			mount.reg = b.kernelMount(b.child, m.Type, dest, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			o, err := parseOptions(m.Options, false)
@@ -112,7 +116,7 @@ func isPlain(dest string) bool { return slices.Contains([]string{"/proc", "/sys"
 
 // kernelMount makes a file system of the kernel's in the program p.
 func (b *builder) kernelMount(p *call.Program, fstype, dest string, o options) call.Reg {
-	ctx := b.fsopen(p, fstype, dest)
+	ctx := b.fsopenFrom(p, fstype, cmp.Or(o.source, fstype), dest)
 	data := o.data
 	if fstype != "proc" && fstype != "sysfs" {
 		data = append(data, b.context()...)

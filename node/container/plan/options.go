@@ -15,6 +15,7 @@ type options struct {
 	recursive   bool   // rbind
 	idmap       bool
 	data        [][2]string // for the file system
+	source      string      // the name of the file system
 }
 
 var attrs = map[string]struct{ set, clr uint64 }{

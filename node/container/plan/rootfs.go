@@ -214,9 +214,15 @@ func commonDir(a, b string) string {
 // fsopen, fsconfig and fsmount make a file system by the mount API, attached
 // nowhere.
 func (b *builder) fsopen(p *call.Program, fstype, what string) call.Reg {
+	return b.fsopenFrom(p, fstype, fstype, what)
+}
+
+// fsopenFrom is fsopen with a source of its own, which for these file systems is a
+// name only.
+func (b *builder) fsopenFrom(p *call.Program, fstype, source, what string) call.Reg {
 	ctx := p.Reg()
 	p.Call(unix.SYS_FSOPEN, call.Str(fstype), call.Int(unix.FSOPEN_CLOEXEC)).To(ctx).As("make " + what + " (" + fstype + ")")
-	b.fsconfig(p, ctx, "source", fstype, what) // what df and mount show
+	b.fsconfig(p, ctx, "source", source, what) // what df and mount show
 	return ctx
 }
 
