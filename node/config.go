@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 
 	"berth.internal/internal/control"
+	"berth.internal/node/host"
 )
 
 // Config is the configuration of berth node.
@@ -41,6 +43,15 @@ type Config struct {
 	// Default /run/berth/node.sock.
 	Socket string `yaml:"socket"`
 
+	// Runtime is what makes containers that do not say: berth, runc or crun. Default
+	// berth.
+	Runtime string `yaml:"runtime"`
+
+	// Runc is the path of runc, Crun that of crun. Default: they are looked for in
+	// PATH, and offered if they are there.
+	Runc string `yaml:"runc"`
+	Crun string `yaml:"crun"`
+
 	// Dial, if not nil, connects to the registry, one in this process, which lets the
 	// node in by the header control.NodeHeader.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
@@ -65,7 +76,7 @@ var ErrNotRoot = errors.New("a node needs root, to mount and to make namespaces:
 
 // DefaultConfig returns the configuration of a node that was told nothing.
 func DefaultConfig() Config {
-	return Config{Registry: "127.0.0.1:5000", Data: "/var/lib/berth", Socket: "/run/berth/node.sock"}
+	return Config{Registry: "127.0.0.1:5000", Data: "/var/lib/berth", Socket: "/run/berth/node.sock", Runtime: host.RuntimeBerth}
 }
 
 // maxSocketPath is the longest path of a unix socket, in bytes (unix(7)).
@@ -86,6 +97,9 @@ func (c Config) Validate() error {
 	}
 	if c.Socket == "" || len(c.Socket) > maxSocketPath {
 		errs = append(errs, fmt.Errorf("socket: must be a path of 1 to %d bytes", maxSocketPath))
+	}
+	if !slices.Contains([]string{host.RuntimeBerth, host.RuntimeRunc, host.RuntimeCrun}, c.Runtime) {
+		errs = append(errs, fmt.Errorf("runtime: must be berth, runc or crun, not %q", c.Runtime))
 	}
 	return errors.Join(errs...)
 }

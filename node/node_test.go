@@ -75,8 +75,8 @@ func TestValidate(t *testing.T) {
 	if err == nil {
 		t.Fatal("an empty configuration is accepted")
 	}
-	for i, want := range []string{"registry: ", "registry_user: ", "data: ", "socket: "} {
-		if lines := strings.Split(err.Error(), "\n"); len(lines) != 4 || !strings.HasPrefix(lines[i], want) {
+	for i, want := range []string{"registry: ", "registry_user: ", "data: ", "socket: ", "runtime: "} {
+		if lines := strings.Split(err.Error(), "\n"); len(lines) != 5 || !strings.HasPrefix(lines[i], want) {
 			t.Errorf("line %d of %q, want %s…", i+1, lines, want)
 		}
 	}

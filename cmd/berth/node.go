@@ -20,6 +20,7 @@ on a socket, for berth's own commands and for docker -H unix://PATH. It needs
 root. When it stops, its containers run on. ` + settingsHelp,
 		Example: `  sudo berth node --registry http://10.0.0.1:5000
   sudo berth node --registry http://10.0.0.1:5000 --name registry.example.com
+  sudo berth node --registry http://10.0.0.1:5000 --runtime crun
   sudo berth node --registry https://registry.example.com:5000 --registry-ca ca.crt --registry-user robot+node --registry-password-file secret`,
 	}, defaultNode, nodeFlags, func(ctx context.Context, cfg node.Config, _ func() (node.Config, error), log *slog.Logger) error {
 		return runNode(ctx, cfg, log)
@@ -38,13 +39,16 @@ func nodeFlags(f *pflag.FlagSet, cfg *node.Config) {
 	f.StringVar(&cfg.RegistryUser, "registry-user", cfg.RegistryUser, "`name` to log in to the registry with, such as robot+node")
 	f.StringVar(&cfg.RegistryPasswordFile, "registry-password-file", cfg.RegistryPasswordFile, "`file` with the password of --registry-user; read again each time")
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep images and containers in this `directory`")
-	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
+	f.StringVar(&cfg.Runc, "runc", cfg.Runc, "`path` of runc; default is where PATH finds it")
+	f.StringVar(&cfg.Crun, "crun", cfg.Crun, "`path` of crun; default is where PATH finds it")
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime)
 }
 
 // nodeOnlyFlags are those that up has of a node.
-func nodeOnlyFlags(f *pflag.FlagSet, name, socket *string) {
+func nodeOnlyFlags(f *pflag.FlagSet, name, socket, runtime *string) {
 	f.StringVar(name, "name", *name, "`name` of the registry in the names of images; default is its address")
 	f.StringVar(socket, "socket", *socket, "`path` of the socket to serve the Docker Engine API on")
+	f.StringVar(runtime, "runtime", *runtime, "`name` of what makes containers that do not say: berth, runc or crun")
 }
 
 // runNode runs the node until ctx ends.

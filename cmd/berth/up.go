@@ -20,6 +20,8 @@ type upConfig struct {
 	Server server.Config `yaml:",inline"`
 	Name   string        `yaml:"name"`   // as of the node
 	Socket string        `yaml:"socket"` // as of the node
+
+	Runtime string `yaml:"runtime"` // as of the node
 }
 
 func newUp(std stdio) *cobra.Command {
@@ -38,18 +40,19 @@ images without a login, unless the policy denies it to node:local. ` + settingsH
 }
 
 func defaultUp() upConfig {
-	return upConfig{Server: defaultServer(), Socket: node.DefaultConfig().Socket}
+	local := node.DefaultConfig()
+	return upConfig{Server: defaultServer(), Socket: local.Socket, Runtime: local.Runtime}
 }
 
 func upFlags(f *pflag.FlagSet, cfg *upConfig) {
 	serveFlags(f, &cfg.Server)
-	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket)
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime)
 }
 
 // node is the configuration of the node beside a registry at address.
 func (c upConfig) node(address string) node.Config {
 	cfg := defaultNode()
-	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket = address, c.Name, c.Server.Data, c.Socket
+	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket, cfg.Runtime = address, c.Name, c.Server.Data, c.Socket, c.Runtime
 	return cfg
 }
 
@@ -72,6 +75,9 @@ func up(ctx context.Context, cfg upConfig, again func() (upConfig, error), log *
 		}
 		if now.Socket != cfg.Socket {
 			others = append(others, "socket")
+		}
+		if now.Runtime != cfg.Runtime {
+			others = append(others, "runtime")
 		}
 		return now.Server, others, err
 	}

@@ -78,6 +78,11 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 			stopped++
 		}
 	}
+	paths, standard := e.host.Runtimes()
+	runtimes := map[string]system.RuntimeWithStatus{}
+	for name, path := range paths {
+		runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
+	}
 	answer := info{Info: system.Info{
 		ID: e.cfg.ID, Name: e.cfg.Name, ServerVersion: e.cfg.Version, DockerRootDir: e.cfg.Data,
 		Containers: len(list), ContainersRunning: running, ContainersPaused: paused, ContainersStopped: stopped, Images: len(e.host.Images()),
@@ -90,8 +95,8 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 		NCPU: runtime.NumCPU(), MemTotal: int64(memory.Totalram) * int64(memory.Unit),
 		IndexServerAddress: e.cfg.Registry, RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{}, Mirrors: []string{}},
 		Labels: []string{}, GenericResources: []swarm.GenericResource{}, CDISpecDirs: []string{}, Warnings: []string{},
-		Runtimes:       map[string]system.RuntimeWithStatus{runtimeName: {}},
-		DefaultRuntime: runtimeName, Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
+		Runtimes:       runtimes,
+		DefaultRuntime: standard, Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the agent
 		SecurityOptions:    []string{"name=seccomp,profile=builtin", "name=userns", "name=cgroupns"},
 		InitBinary:         "berth-init",

@@ -53,6 +53,10 @@ func (h *Host) bundle(ctx context.Context, c *ctr) (_ container.Bundle, release 
 		Stdin: rec.Spec.OpenStdin, StdinOnce: rec.Spec.StdinOnce && !rec.Spec.Tty, // who leaves a terminal can come back
 		Init: rec.Spec.Init, Restart: rec.Spec.Restart,
 	}
+	if bundle.Engine, err = h.engine(&rec.Spec); err != nil {
+		release()
+		return container.Bundle{}, nil, err
+	}
 	if rec.Spec.Tty {
 		bundle.Terminal = &rec.Spec.Console
 	}
@@ -124,11 +128,14 @@ func makeSources(mounts []Mount) error {
 		if m.Type != MountBind {
 			continue
 		}
-		if m.MakeSource {
-			if err := os.MkdirAll(m.Source, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		_, err := os.Stat(m.Source)
+		switch {
+		case !errors.Is(err, fs.ErrNotExist): // what else is wrong with it the runtime says
+		case m.MakeSource:
+			if err := os.MkdirAll(m.Source, 0o755); err != nil {
 				return fmt.Errorf("make %s to mount it: %w", m.Source, err)
 			}
-		} else if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
+		default:
 			return invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
 		}
 	}

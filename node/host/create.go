@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -19,6 +20,10 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 		return "", nil, err
 	}
 	rec := record{Version: recordVersion, ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String()}
+	spec.Runtime = cmp.Or(spec.Runtime, h.opts.Engine)
+	if _, err := h.engine(&spec); err != nil {
+		return "", nil, err
+	}
 	rec.Spec, warnings, err = h.complete(spec, &rec, img)
 	if err != nil {
 		return "", nil, err

@@ -10,10 +10,12 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +36,8 @@ type Options struct {
 	Images    *image.Store
 	Source    image.Source
 	Runtime   *container.Runtime
+	Engines   map[string]string // paths of other runtimes, by RuntimeRunc and RuntimeCrun
+	Engine    string            // what makes containers that do not say; "": RuntimeBerth
 	Log       *slog.Logger
 
 	SourceAs   func(Login) image.Source           // Source for somebody else than the node
@@ -90,6 +94,14 @@ func (h *Host) Close() error {
 // Metrics returns what the host measures.
 func (h *Host) Metrics() []prometheus.Collector {
 	return append(h.metrics.collectors(), &counts{h})
+}
+
+// Runtimes returns the paths of the runtimes that containers can be made with, none
+// of the node's own, and which one makes those that do not say.
+func (h *Host) Runtimes() (paths map[string]string, standard string) {
+	paths = map[string]string{RuntimeBerth: ""}
+	maps.Copy(paths, h.opts.Engines)
+	return paths, cmp.Or(h.opts.Engine, RuntimeBerth)
 }
 
 // find returns the container with that name, that id, or the only one whose id

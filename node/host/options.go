@@ -144,8 +144,12 @@ func (l Log) config(path string) container.LogConfig {
 	}
 }
 
-// RuntimeBerth is the runtime of the node's own, which "" means, too.
-const RuntimeBerth = "berth"
+// The runtimes there are. RuntimeBerth is the node's own, which "" means, too.
+const (
+	RuntimeBerth = "berth"
+	RuntimeRunc  = "runc"
+	RuntimeCrun  = "crun"
+)
 
 // Security is what holds a container in, beside its user namespace and its
 // capabilities.
@@ -164,6 +168,23 @@ type Security struct {
 	// MaskedPaths and ReadonlyPaths replace the default ones. Nil: those.
 	MaskedPaths   []string `json:"masked_paths"`
 	ReadonlyPaths []string `json:"readonly_paths"`
+}
+
+// foreign reports whether the container is made by another runtime than the node's
+// own.
+func (s *Spec) foreign() bool { return s.Runtime != "" && s.Runtime != RuntimeBerth }
+
+// engine returns the path of the runtime that makes the container; "": the node's
+// own does.
+func (h *Host) engine(s *Spec) (string, error) {
+	if !s.foreign() {
+		return "", nil
+	}
+	path := h.opts.Engines[s.Runtime]
+	if path == "" {
+		return "", invalid("unknown or invalid runtime name: %s: it is not installed on this node", s.Runtime)
+	}
+	return path, nil
 }
 
 // SeccompUnconfined stands for no filter of system calls.
@@ -242,8 +263,12 @@ func (s Spec) checkOptions() error {
 		return invalid("invalid umask %#o", *s.Umask)
 	case s.Log.MaxFiles < 0:
 		return invalid("max-file must be at least 1")
-	case s.Runtime != "" && s.Runtime != RuntimeBerth:
+	case !slices.Contains([]string{"", RuntimeBerth, RuntimeRunc, RuntimeCrun}, s.Runtime):
 		return invalid("unknown or invalid runtime name: %s", s.Runtime)
+	case s.foreign() && s.Tty:
+		return unsupported("a terminal with runtime %s is not supported yet; leave -t out, or use --runtime berth", s.Runtime)
+	case s.foreign() && s.Init:
+		return unsupported("--init with runtime %s is not supported yet; leave it out, or use --runtime berth", s.Runtime)
 	}
 	if err := s.Security.check(); err != nil {
 		return err

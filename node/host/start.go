@@ -108,7 +108,7 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 		if errors.Is(err, container.ErrUnsupported) {
 			return unsupported("%v", err)
 		}
-		return err
+		return startFailure(bundle.Spec.Process.Args[0], err) // runc and crun look for it now
 	}
 	h.connect(ctx, c)
 	if err := h.opts.Runtime.Start(ctx, id); err != nil {

@@ -311,7 +311,7 @@ func (s *shim) complaint(log, what string) error {
 	switch lower := strings.ToLower(last); {
 	case strings.Contains(lower, "in $path"), strings.Contains(lower, "exec") && strings.Contains(lower, "no such file or directory"):
 		return failf(CodeNoCommand, "%s", last)
-	case strings.Contains(lower, "exec") && strings.Contains(lower, "permission denied"):
+	case strings.Contains(lower, "exec") && (strings.Contains(lower, "permission denied") || strings.Contains(lower, "not permitted")):
 		return failf(CodeNotExecutable, "%s", last)
 	}
 	return failf(CodeFailed, "%s", last)
