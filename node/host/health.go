@@ -62,10 +62,17 @@ func (p *health) interval() time.Duration {
 	return p.check.Interval
 }
 
+// first is how long to wait before the first check. Those of a node that has come
+// back are spread as they were before.
+func (p *health) first() time.Duration {
+	interval := p.interval()
+	return interval - max(time.Since(p.started), 0)%interval
+}
+
 // run asks until ctx ends, one check at a time and none of a container that is
 // paused: that could not answer.
 func (p *health) run(ctx context.Context, probe func(context.Context) HealthResult, paused func() bool, tell func(HealthStatus)) {
-	timer := time.NewTimer(p.interval())
+	timer := time.NewTimer(p.first())
 	defer timer.Stop()
 	for {
 		select {

@@ -14,6 +14,7 @@ import (
 type asked struct {
 	codes  []int // of the checks in turn; the last one for all others
 	takes  time.Duration
+	ran    time.Duration // before it was asked the first time
 	paused func(since time.Duration) bool
 
 	began  time.Time
@@ -25,7 +26,7 @@ type asked struct {
 // ask runs the checks for so long and returns what came of it.
 func (a *asked) ask(t *testing.T, check Health, lasts time.Duration) *HealthState {
 	a.began = time.Now()
-	p := newHealth(check, a.began)
+	p := newHealth(check, a.began.Add(-a.ran))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -81,6 +82,10 @@ func TestHealthTiming(t *testing.T) {
 		{
 			name: "well while it starts", check: Health{Interval: 10 * time.Second, StartPeriod: 30 * time.Second, Retries: 1}, asked: asked{codes: []int{1, 0, 1}}, lasts: 25 * time.Second,
 			at: "[5s 10s 20s]", told: "10s healthy, 20s unhealthy", status: Unhealthy, streak: 1,
+		},
+		{
+			name: "a node that comes back", check: Health{Interval: 10 * time.Second, StartPeriod: time.Minute}, asked: asked{codes: []int{0}, ran: 127 * time.Second}, lasts: 25 * time.Second,
+			at: "[3s 13s 23s]", told: "3s healthy", status: Healthy,
 		},
 		{
 			name: "paused", check: Health{Interval: 10 * time.Second}, lasts: 55 * time.Second,

@@ -48,6 +48,9 @@ func (h *Host) Update(ctx context.Context, ref string, change func(*Spec) error)
 	if err := c.save(rec); err != nil {
 		return err
 	}
+	if old.Spec.Resources.Memory == 0 && state.Alive() {
+		h.watchMemory(c) // if there is a limit now
+	}
 	if policy != old.Spec.Restart {
 		if err := h.changeRestart(ctx, c, policy); err != nil {
 			return err

@@ -1,0 +1,52 @@
+package host
+
+import "testing"
+
+// TestMemoryRunsOut: that the kernel kills for memory is told at once, and once.
+func TestMemoryRunsOut(t *testing.T) {
+	n := newNode(t)
+	events := n.Events()
+	defer events.Close()
+	n.create(t, "hog", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo lives; sleep 100", func(s *Spec) {
+		s.Resources = Resources{Memory: 16 << 20, MemorySwap: 16 << 20}
+	})
+	n.start(t, "hog")
+	events.await(t, "hog", "oom")
+	n.says(t, "hog", "lives", 1)
+	if s := n.state(t, "hog"); s.Status != Running {
+		t.Errorf("it is %+v, want it running", s)
+	}
+	if err := n.Kill(t.Context(), "hog", "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	events.await(t, "hog", "kill")
+	if e := <-events.Events; e.Action != "die" {
+		t.Errorf("after kill comes %s, want die: the end of its memory was told", e.Action)
+	}
+	if s := n.state(t, "hog"); !s.OOMKilled {
+		t.Errorf("it ends as %+v, want OOMKilled", s)
+	}
+}
+
+// TestMemoryLimitLater: also of a limit that was set on a container that runs.
+func TestMemoryLimitLater(t *testing.T) {
+	n := newNode(t)
+	events := n.Events()
+	defer events.Close()
+	n.create(t, "hog", "until [ -e /go ]; do sleep 0.02; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 100", nil)
+	n.start(t, "hog")
+	if err := n.Update(t.Context(), "hog", func(s *Spec) error {
+		s.Resources.Memory, s.Resources.MemorySwap = 16<<20, 16<<20
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	x, err := n.CreateExec(t.Context(), "hog", ExecSpec{Args: []string{"touch", "/go"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartExec(t.Context(), x, Streams{}); err != nil {
+		t.Fatal(err)
+	}
+	events.await(t, "hog", "oom")
+}
