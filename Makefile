@@ -8,7 +8,7 @@ export BERTH := $(CURDIR)/bin/berth
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 deps: ## install what building and testing needs, as far as it is missing
 	.ci/deps
@@ -26,6 +26,10 @@ test: deps build ## gofmt, vet, unit tests with the race detector, stories with 
 	go vet ./...
 	go test -race -timeout 5m ./...
 	cd conformance && go vet ./... && go test -count=1 -timeout 8m ./...
+
+test-vm: deps ## run tests of the runtime on cgroup version 2 and AppArmor, in an emulated machine
+	go vet -tags vm ./node/container
+	cd conformance && go run ./vm
 
 bench: deps build ## compare berth with other registries on this machine
 	cd conformance && go run ./bench -berth $(BERTH) -peer /usr/bin/docker-registry $(BENCH)
@@ -50,4 +54,4 @@ run: build ## start berth here and show what it does
 clean: ## remove what was built
 	rm -rf bin cmd/berth/embedded
 
-.PHONY: help deps build check test bench soak run clean
+.PHONY: help deps build check test test-vm bench soak run clean

@@ -30,3 +30,9 @@ func (r *Runtime) Watches() int {
 	}
 	return len(all)
 }
+
+// Kernel returns the version of the kernel.
+func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
+
+// Program returns the descriptor that shims are executed by.
+func (r *Runtime) Program() int { return int(r.init.Fd()) }

@@ -21,6 +21,9 @@ func look() (h plan.Host, err error) {
 	if h.OverlayByName, err = overlayByName(); err != nil {
 		return h, err
 	}
+	if h.SignedIDs, err = signedIDs(); err != nil {
+		return h, err
+	}
 	if h.NoCaps, err = missingCapabilities(); err != nil {
 		return h, err
 	}
@@ -33,6 +36,19 @@ func look() (h plan.Host, err error) {
 		}
 	}
 	return h, nil
+}
+
+// signedIDs reports whether devpts takes no number of a group above 1<<31-1 as it is.
+func signedIDs() (bool, error) {
+	ctx, err := unix.Fsopen("devpts", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false, fmt.Errorf("the kernel has no file system of terminals: %w", err)
+	}
+	defer unix.Close(ctx)
+	if err := unix.FsconfigSetString(ctx, "gid", "2147483648"); err != nil {
+		return true, nil //nolint:nilerr // that is the answer
+	}
+	return unix.FsconfigCreate(ctx) != nil, nil
 }
 
 // kernelVersion returns the first two numbers of the kernel's version.

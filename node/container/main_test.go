@@ -34,18 +34,12 @@ func TestMain(m *testing.M) {
 		if args := os.Getenv(cyclerEnv); args != "" {
 			return cycler(args)
 		}
-		dir, err := os.MkdirTemp("", "berth-init-*")
+		dir, remove, err := programs()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "berth.internal/cmd/berth-init", "./testdata/probe")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build berth-init: %v\n%s", err, out)
-			return 1
-		}
+		defer remove()
 		for name, prog := range map[string]*[]byte{"berth-init": &initProgram, "probe": &probeProgram} {
 			if *prog, err = os.ReadFile(filepath.Join(dir, name)); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -54,6 +48,25 @@ func TestMain(m *testing.M) {
 		}
 		return m.Run()
 	}())
+}
+
+// programs returns a directory with the programs of the tests. On a machine without
+// Go somebody has built them.
+func programs() (dir string, remove func(), err error) {
+	if dir := os.Getenv("BERTH_TEST_PROGRAMS"); dir != "" {
+		return dir, func() {}, nil
+	}
+	if dir, err = os.MkdirTemp("", "berth-init-*"); err != nil {
+		return "", nil, err
+	}
+	remove = func() { _ = os.RemoveAll(dir) }
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "berth.internal/cmd/berth-init", "./testdata/probe")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		remove()
+		return "", nil, fmt.Errorf("build berth-init: %w\n%s", err, out)
+	}
+	return dir, remove, nil
 }
 
 // node is a runtime on directories of its own, and a root file system of

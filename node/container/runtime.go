@@ -90,6 +90,9 @@ func (r *Runtime) Close() error {
 	return r.init.Close()
 }
 
+// firstFree is a number of a descriptor above those that a shim is given.
+const firstFree = 16
+
 // sealInit puts a program into memory where nobody can change it any more: a
 // container that gets hold of a descriptor of its shim's program could write to
 // a file (CVE-2019-5736). Nil means this program.
@@ -101,7 +104,13 @@ func sealInit(prog []byte) (f *os.File, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep %s in memory: %w", shim.Name, err)
 	}
-	f = os.NewFile(uintptr(fd), shim.Name)
+	// Executed by its number, after the shim's descriptors are in their places: it must
+	// not have the number of one of those.
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return nil, fmt.Errorf("keep %s in memory: %w", shim.Name, err)
+	}
+	f = os.NewFile(uintptr(high), shim.Name)
 	if prog != nil {
 		_, err = f.Write(prog)
 	} else {

@@ -107,6 +107,9 @@ type Host struct {
 	// OverlayByName says that the kernel takes the layers of an overlay by name
 	// only, not by descriptor (before Linux 6.13).
 	OverlayByName bool
+	// SignedIDs says that devpts reads numbers of groups as signed ones, of 64 bits
+	// that must fit into 32 (before Linux 6.14).
+	SignedIDs bool
 	// AppArmor and SELinux say which security modules the kernel runs.
 	AppArmor, SELinux bool
 	// Kernel is its version, such as 6 and 14.

@@ -85,6 +85,10 @@ func (b *builder) openDevpts(o options) call.Reg {
 				continue // as little a number in the container as one on the node
 			}
 			kv[1] = strconv.Itoa(id)
+			if b.Host.SignedIDs {
+				// Without a sign it is written as the number that overflows to it.
+				kv[1] = strconv.FormatUint(uint64(int64(int32(uint32(id)))), 10)
+			}
 		}
 		b.fsconfig(p, ctx, kv[0], kv[1], "/dev/pts")
 	}

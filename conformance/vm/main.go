@@ -1,0 +1,189 @@
+// Command vm runs tests of the runtime on a machine that the build machine is not:
+// a kernel of Debian's with cgroup version 2 alone and AppArmor, emulated by QEMU.
+// Everything the machine has is in one archive in memory: a static first process
+// (folder guest), busybox, the kernel's modules and the compiled tests.
+//
+//	go run ./vm             all of it
+//	go run ./vm -run Pause  tests by name
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		fail(err)
+	}
+	m := machine{root: "..", cache: filepath.Join(cache, "berth-test")}
+	flag.StringVar(&m.only, "run", "", "run tests that match this `pattern`, whether they are listed or not")
+	flag.DurationVar(&m.limit, "limit", 110*time.Second, "kill the machine after this `time`")
+	flag.BoolVar(&m.verbose, "v", false, "print all output")
+	flag.Parse()
+	if err := m.test(ctx); err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "vm:", err)
+	os.Exit(1)
+}
+
+// machine is one to be started.
+type machine struct {
+	root    string // of berth's source
+	cache   string // has what .ci/deps put there
+	dir     string // for this run
+	only    string
+	limit   time.Duration
+	verbose bool
+}
+
+// test builds the machine, runs it, and judges what it said.
+func (m *machine) test(ctx context.Context) (err error) {
+	if m.dir, err = os.MkdirTemp("", "berth-vm-*"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(m.dir)
+	began := time.Now()
+	kernel, err := m.build(ctx)
+	if err != nil {
+		return err
+	}
+	built := time.Now()
+	said, boot, err := m.boot(ctx, kernel)
+	if err == nil {
+		err = judge(said, m.only)
+	}
+	if err != nil || m.verbose {
+		fmt.Printf("%s\n--- the kernel said\n%s\n", said, tail(boot, 100))
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("ok\t%s\tbuilt in %.1fs, ran in %.1fs\n", filepath.Base(kernel), built.Sub(began).Seconds(), time.Since(built).Seconds())
+	return nil
+}
+
+// tail returns the last n lines.
+func tail(b []byte, n int) []byte {
+	lines := bytes.SplitAfter(b, []byte("\n"))
+	return bytes.Join(lines[max(0, len(lines)-n):], nil)
+}
+
+// build makes the archive of everything, and returns the kernel for it.
+func (m *machine) build(ctx context.Context) (kernel string, err error) {
+	kernels, err := filepath.Glob(filepath.Join(m.cache, "kernel/boot/vmlinuz-*"))
+	if err != nil || len(kernels) != 1 {
+		return "", fmt.Errorf("%d kernels in %s, want one that .ci/deps put there", len(kernels), m.cache)
+	}
+	for _, args := range [][]string{
+		{"go", "build", "-o", "guest", "./conformance/vm/guest"},
+		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", "berth-init", "./cmd/berth-init"},
+		{"go", "build", "-o", "probe", "./node/container/testdata/probe"},
+		{"go", "test", "-c", "-tags", "vm", "-ldflags=-s -w", "-o", "container.test", "./node/container"},
+	} {
+		args[slices.Index(args, "-o")+1] = filepath.Join(m.dir, args[slices.Index(args, "-o")+1])
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Dir = m.root
+		if args[len(args)-1] == "./conformance/vm/guest" { // it is of this module
+			cmd.Dir, cmd.Args[len(args)-1] = ".", "./vm/guest"
+		}
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	profiles, err := m.profiles(ctx)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Create(filepath.Join(m.dir, "initrd"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	a := newArchive(f)
+	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp", "run", "root", "programs", "modules"} {
+		a.dir(d)
+	}
+	a.file("init", filepath.Join(m.dir, "guest"))
+	a.file("bin/busybox", "/bin/busybox")
+	for _, p := range []string{"berth-init", "probe", "container.test"} {
+		a.file("programs/"+p, filepath.Join(m.dir, p))
+	}
+	a.bytes("profiles", profiles)
+	a.bytes("tests", []byte(pattern(m.only)))
+	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
+	order, err := addModules(ctx, a, filepath.Join(m.cache, "kernel/lib/modules", release), modules)
+	if err != nil {
+		return "", err
+	}
+	a.bytes("modules/order", []byte(strings.Join(order, "\n")))
+	return kernels[0], a.close()
+}
+
+// profiles compiles the AppArmor profile of the tests.
+func (m *machine) profiles(ctx context.Context) ([]byte, error) {
+	dir := filepath.Join(m.cache, "apparmor")
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "sbin/apparmor_parser"), "--skip-cache", "--stdout", "--config-file", "/dev/null",
+		"--features-file", filepath.Join(dir, "usr/share/apparmor-features/features"), "vm/profile")
+	out := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("compile AppArmor profile: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// boot runs the machine until it turns itself off, and returns what the tests and
+// the kernel said.
+func (m *machine) boot(ctx context.Context, kernel string) (said, boot []byte, err error) {
+	disk := filepath.Join(m.dir, "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		return nil, nil, err
+	}
+	if err := os.Truncate(disk, 64<<20); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.limit)
+	defer cancel()
+	log := func(name string) string { return filepath.Join(m.dir, name) }
+	// QEMU 7.2 sometimes spoils the flags of cmpxchg16b, and with them the kernel.
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-la57", "-smp", "2", "-m", "2048",
+		"-serial", "file:"+log("boot"), "-serial", "file:"+log("said"),
+		"-drive", "file="+disk+",if=virtio,format=raw",
+		"-kernel", kernel, "-initrd", log("initrd"),
+		"-append", "console=ttyS0 panic=-1 mitigations=off apparmor=1 security=apparmor hugepages=4")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	said, serr := os.ReadFile(log("said"))
+	boot, berr := os.ReadFile(log("boot"))
+	switch {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("the machine ran for %s and was killed", m.limit)
+	case err != nil:
+		err = fmt.Errorf("qemu-system-x86_64: %w\n%s", err, out)
+	case serr != nil:
+		err = serr
+	case berr != nil:
+		err = berr
+	}
+	return bytes.ReplaceAll(said, []byte("\r"), nil), boot, err
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// tests are those that must pass in the machine, none of them skipped.
+var tests = []string{
+	"TestAppArmor",
+}
+
+// modules are what the tests need of the kernel; what these need comes with them.
+var modules = []string{"overlay", "virtio_blk", "bfq"}
+
+// pattern returns what chooses the tests.
+func pattern(only string) string {
+	if only != "" {
+		return only
+	}
+	return "^(" + strings.Join(tests, "|") + ")$"
+}
+
+// judge looks for each test in what the machine said.
+func judge(said []byte, only string) error {
+	passed := map[string]bool{}
+	var errs []error
+	for line := range strings.Lines(string(said)) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != "---" {
+			continue
+		}
+		if f[1] != "PASS:" {
+			errs = append(errs, errors.New(strings.TrimSpace(line)))
+		}
+		passed[f[2]] = true
+	}
+	if only == "" {
+		for _, t := range tests {
+			if !passed[t] {
+				errs = append(errs, fmt.Errorf("%s did not run", t))
+			}
+		}
+	}
+	if !strings.HasSuffix(string(said), "exit status 0\n") {
+		errs = append(errs, errors.New("the tests did not come to their end"))
+	}
+	return errors.Join(errs...)
+}
