@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"berth.internal/node/container"
@@ -214,42 +215,58 @@ func ended(s State) Status {
 // until it runs or somebody gives up. restarts counts this one. The container does
 // not run.
 func (h *Host) revive(c *ctr, delay time.Duration, restarts int) {
+	waits := c.awaitRevival(delay)
+	h.begin(func(ctx context.Context) { h.goOn(ctx, c, waits, delay, restarts) })
+}
+
+// awaitRevival notes that the node will begin the container again. The channel is
+// closed by who gives up.
+func (c *ctr) awaitRevival(delay time.Duration) chan struct{} {
 	waits := make(chan struct{})
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.revival, c.delay = waits, delay
 	c.state.Status = Restarting
-	c.mu.Unlock()
-	h.begin(func(ctx context.Context) {
-		for {
-			timer := time.NewTimer(delay)
-			select {
-			case <-timer.C:
-			case <-waits:
-			case <-ctx.Done():
-			}
-			timer.Stop()
-			if h.tryRevive(ctx, c, waits, restarts) {
-				return
-			}
-			c.mu.Lock()
-			delay = nextDelay(c.delay, 0)
-			c.delay = delay
-			c.mu.Unlock()
+	return waits
+}
+
+// goOn is revive from its first delay on.
+func (h *Host) goOn(ctx context.Context, c *ctr, waits chan struct{}, delay time.Duration, restarts int) {
+	for {
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-waits:
+		case <-ctx.Done():
 		}
-	})
+		timer.Stop()
+		select {
+		case h.slots <- struct{}{}:
+		case <-waits:
+			return
+		case <-ctx.Done():
+			return
+		}
+		done := h.tryRevive(ctx, c, waits, restarts)
+		<-h.slots
+		if done {
+			return
+		}
+		delay = c.longerDelay()
+	}
+}
+
+// longerDelay is the one after an attempt that failed.
+func (c *ctr) longerDelay() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.delay = nextDelay(c.delay, 0)
+	return c.delay
 }
 
 // tryRevive begins the container again, unless somebody was faster or has given up.
 // It reports whether there is nothing more to do.
 func (h *Host) tryRevive(ctx context.Context, c *ctr, waits chan struct{}, restarts int) (done bool) {
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	case <-waits:
-		return true
-	case <-ctx.Done():
-		return true
-	}
 	c.op.Lock()
 	defer c.op.Unlock()
 	select {
@@ -276,11 +293,31 @@ func (h *Host) tryRevive(ctx context.Context, c *ctr, waits chan struct{}, resta
 // boot begins the containers that shall run when the node does, the oldest first.
 // It returns before they do.
 func (h *Host) boot(list []*ctr) {
+	if len(list) == 0 {
+		return
+	}
 	slices.SortFunc(list, func(a, b *ctr) int { return a.rec.Created.Compare(b.rec.Created) })
-	if len(list) > 0 {
-		h.opts.Log.Info("containers begin by their restart policies", "containers", len(list))
+	h.opts.Log.Info("containers begin by their restart policies", "containers", len(list))
+	waits := make([]chan struct{}, len(list))
+	for i, c := range list {
+		waits[i] = c.awaitRevival(0)
 	}
-	for _, c := range list {
-		h.revive(c, 0, 0)
-	}
+	h.begin(func(ctx context.Context) {
+		var begun sync.WaitGroup
+		defer begun.Wait()
+		for i, c := range list {
+			select {
+			case h.slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			begun.Go(func() {
+				done := h.tryRevive(ctx, c, waits[i], 0)
+				<-h.slots
+				if !done {
+					h.goOn(ctx, c, waits[i], c.longerDelay(), 0)
+				}
+			})
+		}
+	})
 }

@@ -65,6 +65,12 @@ func process(c *call.Program, l launch) error {
 		return err
 	}
 	apply(c, l.labels)
+	for i := range l.files {
+		c.Call(unix.SYS_DUP3, call.Get(childRegs+call.Reg(i)), call.Int(3+i), call.Int(0)).As("pass descriptors on")
+	}
+	if l.init == 0 { // before a filter that does not know the call; nothing that follows leaves a descriptor open
+		c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
+	}
 	filter := func() {
 		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As("load the seccomp filter")
 	}
@@ -83,9 +89,6 @@ func process(c *call.Program, l launch) error {
 	if l.gate != nil {
 		l.gate()
 	}
-	for i := range l.files {
-		c.Call(unix.SYS_DUP3, call.Get(childRegs+call.Reg(i)), call.Int(3+i), call.Int(0)).As("pass descriptors on")
-	}
 	if l.init != 0 {
 		status, init := c.Reg(), c.Reg()
 		for _, high := range []struct{ from, to call.Reg }{{Status, status}, {l.init, init}} {
@@ -94,7 +97,6 @@ func process(c *call.Program, l launch) error {
 		c.ExecuteInit(init, status, proc.Args, proc.Env)
 		return nil
 	}
-	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	c.Execute(proc.Args, proc.Env)
 	return nil
 }

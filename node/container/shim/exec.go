@@ -132,6 +132,9 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 	}
 	if err != nil {
 		_ = ourSync.Close() // which ends the child, if it still waits
+		if e.Once != nil && e.Once.Leave {
+			go s.reap()
+		}
 		<-p.exited
 		closeAll(p.terminal)
 		return process{}, err
@@ -196,7 +199,9 @@ func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitSta
 	s.hasForked()
 	if e.Once != nil {
 		s.given.process = os.NewFile(uintptr(pidfd), "process")
-		go s.reap()
+		if !e.Once.Leave { // else how it ends is for the next reaper to learn
+			go s.reap()
+		}
 	} else {
 		_ = unix.Close(pidfd) // its number stays its own until it is reaped
 	}
