@@ -71,9 +71,8 @@ type Bundle struct {
 	// Restart says when the container's program begins again.
 	Restart Restart
 	// Engine is the path of runc or crun, which then make the container instead of the
-	// Runtime, in its cgroup and with its shim. They do not do all that it does: a
-	// terminal, Init, and namespaces of another container but for the network's are
-	// ErrUnsupported. "": the Runtime makes it.
+	// Runtime, in its cgroup and with its shim. They do not do all that it does: Init
+	// and namespaces of another container, but for the network's, are ErrUnsupported. "": the Runtime makes it.
 	Engine string
 }
 

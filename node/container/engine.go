@@ -69,16 +69,16 @@ func (r *Runtime) engineRequest(b Bundle, cgroupAt string) (shim.Create, []byte,
 		Log: b.Log.Path, LogSize: b.Log.MaxSize, LogFiles: b.Log.MaxFiles,
 		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, Send: p.Send, Prepare: len(prepare),
 		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
-		Engine:  &shim.Engine{Path: engine, Base: base, Child: len(child)},
+		Engine:  &shim.Engine{Path: engine, Base: base, Child: len(child), Terminal: b.Terminal},
 	}, append(append(prepare, child...), config...), nil
 }
 
 // engineExec returns what a shim is asked to let its tool execute.
 func engineExec(spec ExecSpec) (shim.Request, []byte, error) {
-	if spec.Terminal != nil || spec.Process.Terminal {
-		return shim.Request{}, nil, fmt.Errorf("a terminal with runc or crun: %w", ErrUnsupported)
-	}
 	process, err := json.Marshal(spec.Process)
+	if spec.Terminal != nil {
+		return shim.Request{Method: shim.MethodExecTerminal, Exec: &shim.Exec{Terminal: spec.Terminal}}, process, err
+	}
 	asked := shim.Attach{Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr}
 	return shim.Request{Method: shim.MethodExec, Exec: &shim.Exec{Attach: asked}}, process, err
 }

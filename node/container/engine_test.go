@@ -151,6 +151,72 @@ func TestEngineExec(t *testing.T) {
 	}
 }
 
+// TestEngineTerminal: with each runtime a container and a process of exec have the
+// terminal that they ask for.
+func TestEngineTerminal(t *testing.T) {
+	for name, path := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			ctx := testContext(t)
+			b := n.bundle(t, "sh", "-c", "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo up; busybox stty size; read line; echo got $line; busybox stty size; exit 4")
+			b.Engine, b.Stdin = path, true
+			b.Terminal, b.Spec.Process.Terminal = &container.TerminalSize{Rows: 20, Columns: 60}, true
+			if err := n.Create(ctx, b); err != nil {
+				t.Fatal(err)
+			}
+			streams, err := n.Attach(ctx, b.ID, container.AttachOptions{Stdin: true, Stdout: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer streams.Close()
+			if err := n.Start(ctx, b.ID); err != nil {
+				t.Fatal(err)
+			}
+			var said []byte
+			for !bytes.Contains(said, []byte("20 60")) {
+				buf := make([]byte, 100)
+				m, err := streams.Stdout.Read(buf)
+				if err != nil {
+					t.Fatalf("after %q: %v", said, err)
+				}
+				said = append(said, buf[:m]...)
+			}
+			if err := n.Resize(ctx, b.ID, container.TerminalSize{Rows: 30, Columns: 70}); err != nil {
+				t.Fatal(err)
+			}
+			proc := *b.Spec.Process
+			proc.Args = []string{"sh", "-c", "[ -t 0 ] && [ -t 1 ] && busybox stty size; exit 5"}
+			e, err := n.Exec(ctx, b.ID, container.ExecSpec{
+				Process: proc, Terminal: &container.TerminalSize{Rows: 11, Columns: 12}, AttachOptions: container.AttachOptions{Stdin: true, Stdout: true},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := io.ReadAll(e.Stdout)
+			if err != nil || string(out) != "11 12\r\n" {
+				t.Errorf("exec says %q, %v", out, err)
+			}
+			if code, err := e.Wait(ctx); err != nil || code != 5 {
+				t.Errorf("exec ends with %d, %v", code, err)
+			}
+			_ = e.Streams.Close()
+			if _, err := io.WriteString(streams.Stdin, "hello\n"); err != nil {
+				t.Fatal(err)
+			}
+			rest, err := io.ReadAll(streams.Stdout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said = append(said, rest...); string(said) != "up\r\n20 60\r\nhello\r\ngot hello\r\n30 70\r\n" {
+				t.Errorf("it says %q", said)
+			}
+			if s, err := n.Wait(ctx, b.ID); err != nil || s.ExitCode != 4 {
+				t.Errorf("it ends as %+v, %v", s, err)
+			}
+		})
+	}
+}
+
 // execIn runs a process to its end and returns its code and output.
 func execIn(ctx context.Context, t *testing.T, n *node, b container.Bundle, args ...string) (int, string) {
 	t.Helper()
@@ -199,9 +265,6 @@ func TestEngineFails(t *testing.T) {
 		t.Run(name+" refuses", func(t *testing.T) {
 			n := newNode(t)
 			for what, change := range map[string]func(*container.Bundle){
-				"a terminal": func(b *container.Bundle) {
-					b.Terminal, b.Spec.Process.Terminal = &container.TerminalSize{Rows: 1, Columns: 1}, true
-				},
 				"an init": func(b *container.Bundle) { b.Init = true },
 			} {
 				b := n.bundle(t, "true")

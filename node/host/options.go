@@ -265,8 +265,6 @@ func (s Spec) checkOptions() error {
 		return invalid("max-file must be at least 1")
 	case !slices.Contains([]string{"", RuntimeBerth, RuntimeRunc, RuntimeCrun}, s.Runtime):
 		return invalid("unknown or invalid runtime name: %s", s.Runtime)
-	case s.foreign() && s.Tty:
-		return unsupported("a terminal with runtime %s is not supported yet; leave -t out, or use --runtime berth", s.Runtime)
 	case s.foreign() && s.Init:
 		return unsupported("--init with runtime %s is not supported yet; leave it out, or use --runtime berth", s.Runtime)
 	}

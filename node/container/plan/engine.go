@@ -85,9 +85,6 @@ func ForEngine(in Input, base string) (*Engine, error) {
 
 // checkEngine refuses what is not made this way.
 func checkEngine(in Input) error {
-	if in.Terminal != nil || in.Spec.Process.Terminal {
-		return unsupported("a terminal with runc or crun")
-	}
 	for _, m := range in.Spec.Mounts {
 		if !isBind(m.Type, m.Options) {
 			continue

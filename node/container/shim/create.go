@@ -134,7 +134,7 @@ func (s *shim) build() error {
 
 // openStreams makes the container's stdio and returns its ends.
 func (s *shim) openStreams() (streams stdio, err error) {
-	if s.Master != 0 { // until the container has its terminal
+	if s.Master != 0 || s.Engine != nil && s.Engine.Terminal != nil { // until the container has its terminal
 		for i := range streams {
 			if streams[i], err = os.Open(os.DevNull); err != nil {
 				return streams, err

@@ -28,6 +28,8 @@ type Engine struct {
 	Path  string `json:"path"`
 	Base  string `json:"base"`  // directory of the node's that its files cover, in a mount namespace of their own
 	Child int    `json:"child"` // size of the second program
+	// Terminal is the size of the terminal that is the container's stdio; nil: it has none.
+	Terminal *TerminalSize `json:"terminal,omitempty"`
 }
 
 // Names of files in the base directory, beside those of the plan.
@@ -269,6 +271,48 @@ func (s *shim) tool(streams stdio, args ...string) error {
 	return s.complaint(log, args[0])
 }
 
+// toolWithTerminal is tool with an argument more, by which the tool gives the master
+// of a terminal that it makes. Without a size there is none.
+func (s *shim) toolWithTerminal(streams stdio, size *TerminalSize, args ...string) (master *os.File, err error) {
+	if size == nil {
+		return nil, s.tool(streams, args...)
+	}
+	path := filepath.Join(s.Engine.Base, "console"+strconv.FormatInt(s.engine.calls.Add(1), 10))
+	listener, err := Listen(path)
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	defer os.Remove(path)
+	if err := s.tool(streams, append([]string{args[0], "--console-socket", path}, args[1:]...)...); err != nil {
+		return nil, err
+	}
+	fd, _, err := unix.Accept4(int(listener.Fd()), unix.SOCK_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("the tool has made no terminal: %w", err)
+	}
+	defer unix.Close(fd)
+	name, rights := make([]byte, 4<<10), make([]byte, unix.CmsgSpace(4*maxFiles))
+	_, n, _, _, err := unix.Recvmsg(fd, name, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, fmt.Errorf("receive a terminal: %w", err)
+	}
+	files, err := filesOf(rights[:n])
+	if err == nil && len(files) != 1 {
+		closeAll(files)
+		err = fmt.Errorf("receive a terminal: there are %d descriptors", len(files))
+	}
+	if err != nil {
+		return nil, err
+	}
+	master = Pollable(files[0])
+	if err := SetSize(master, *size); err != nil {
+		_ = master.Close()
+		return nil, err
+	}
+	return master, nil
+}
+
 // await returns when the process has ended.
 func await(pidfd int, limit time.Duration) error {
 	for end := time.Now().Add(limit); ; {
@@ -334,8 +378,8 @@ func (s *shim) forkEngine(streams stdio) (err error) {
 		if err := os.RemoveAll(filepath.Join(s.Engine.Base, engineState, s.ID)); err != nil { // of the run before
 			return err
 		}
-		err := s.tool(streams, "create", "--bundle", s.Engine.Base, "--pid-file", pid, s.ID)
-		if err != nil {
+		var err error
+		if s.term.master, err = s.toolWithTerminal(streams, s.Engine.Terminal, "create", "--bundle", s.Engine.Base, "--pid-file", pid, s.ID); err != nil {
 			return err
 		}
 		s.first, err = readPid(pid)
@@ -384,7 +428,7 @@ func (s *shim) executeEngine() error {
 }
 
 // execEngine lets the tool run a further process.
-func (s *shim) execEngine(blob []byte, streams stdio) (p process, err error) {
+func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err error) {
 	s.mu.Lock()
 	if s.state.Status != StatusRunning {
 		s.mu.Unlock()
@@ -398,9 +442,12 @@ func (s *shim) execEngine(blob []byte, streams stdio) (p process, err error) {
 		if err := os.WriteFile(name, blob, 0o600); err != nil {
 			return err
 		}
-		err := s.tool(streams, "exec", "--process", name, "--pid-file", name+".pid", "--detach", s.ID)
+		master, err := s.toolWithTerminal(streams, e.Terminal, "exec", "--process", name, "--pid-file", name+".pid", "--detach", s.ID)
 		if err != nil {
 			return err
+		}
+		if master != nil {
+			p.terminal = []*os.File{master}
 		}
 		p.pid, err = readPid(name + ".pid")
 		return err
@@ -421,6 +468,9 @@ func (s *shim) execEngine(blob []byte, streams stdio) (p process, err error) {
 		clear(s.engine.strays)
 	}
 	s.hasForked()
+	if err != nil {
+		closeAll(p.terminal)
+	}
 	return p, err
 }
 

@@ -37,7 +37,7 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 	}
 	var p process
 	if s.Engine != nil {
-		p, err = s.execEngine(blob, streams)
+		p, err = s.execEngine(e, blob, streams)
 	} else {
 		p, err = s.forkExec(e, plan, streams)
 	}

@@ -136,7 +136,9 @@ type Exec struct {
 	// its terminal, which comes with the first answer. 0: it has none.
 	Send   []call.Reg `json:"send,omitempty"`
 	Master call.Reg   `json:"master,omitempty"`
-	Once   *Once      `json:"once,omitempty"` // descriptors: see detached.go
+	// Terminal is the size of the terminal that Create.Engine makes for it; nil: none.
+	Terminal *TerminalSize `json:"terminal,omitempty"`
+	Once     *Once         `json:"once,omitempty"` // descriptors: see detached.go
 }
 
 // Once makes this process the shim of no container, but of one further process of
