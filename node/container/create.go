@@ -162,7 +162,7 @@ func (r *Runtime) request(b Bundle, bpf []byte, cgroupAt string) (shim.Create, [
 	if b.Engine != "" {
 		return r.engineRequest(b, cgroupAt)
 	}
-	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal), Init: b.Init})
+	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal), Init: b.Init, Cgroup: cgroupAt})
 	if err != nil {
 		return shim.Create{}, nil, err
 	}

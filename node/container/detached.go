@@ -79,7 +79,7 @@ func (f *Front) Create(ctx context.Context, d Detached) (made Made, err error) {
 	host := f.host
 	host.Cgroups = d.Cgroup.all.mounts
 	p, err := plan.For(plan.Input{
-		Spec: d.Spec, Seccomp: bpf, Host: host, Terminal: planned(d.Terminal),
+		Spec: d.Spec, Seccomp: bpf, Host: host, Terminal: planned(d.Terminal), Cgroup: d.Cgroup.path,
 		Detached: &plan.Detached{
 			Pipe: pipes3(d.Stdio), Files: len(d.Files), Pause: d.Paused != nil, KeepKeyring: d.KeepKeyring,
 		},
@@ -149,6 +149,7 @@ type Inside struct {
 	// all capabilities.
 	Process *specs.Process
 	Hook    *specs.Hook
+	HookDir string // where it begins
 	Cgroup  cgroup.Group
 	Init    *os.File // a descriptor of the container's first process
 	Dir     string   // as in Detached
@@ -175,7 +176,7 @@ func (f *Front) Exec(ctx context.Context, in Inside) (*Forked, error) {
 	var p *plan.Exec
 	var err error
 	if in.Hook != nil {
-		p, err = plan.ForHook(in.Spec, in.Hook)
+		p, err = plan.ForHook(in.Spec, in.Hook, in.HookDir)
 	} else {
 		p, err = plan.ForExec(plan.ExecInput{
 			Spec: in.Spec, Process: in.Process, Seccomp: in.Seccomp, Pipe: pipes3(in.Stdio), Files: len(in.Files), Host: f.host, Terminal: planned(in.Terminal),

@@ -46,6 +46,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
 		return err
 	}
 	listening(spec, o.Listeners)
+	complete(spec.Process, spec.Root.Path)
 	release, err := r.make(o.ID)
 	if err != nil {
 		return err
@@ -146,10 +147,12 @@ func (c *creation) run(ctx context.Context) (err error) {
 		defer null.Close()
 		d.Stdio = [3]*os.File{null, null, null}
 	}
+	r.cfg.Log.Debug("container is built", "container", rec.ID, "bundle", rec.Bundle, "cgroup", rec.Cgroup)
 	made, err := front.Create(ctx, d)
 	if err != nil {
 		return err
 	}
+	r.cfg.Log.Debug("container is created", "container", rec.ID, "pid", made.Pid)
 	if made.Terminal != nil {
 		if err := c.giveTerminal(made.Terminal); err != nil {
 			return err

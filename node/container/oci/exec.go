@@ -74,6 +74,9 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return 0, err
 	}
 	defer front.Close()
+	proc := *o.Process
+	complete(&proc, rec.Spec.Root.Path)
+	o.Process = &proc
 	terminal := terminalOf(o.Process)
 	if terminal != nil {
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -91,6 +94,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return 0, err
 	}
 	defer forked.Process.Close()
+	r.cfg.Log.Debug("process is executed", "container", o.ID, "pid", forked.Pid)
 	var c *console
 	if terminal != nil && o.ConsoleSocket != "" {
 		err = errors.Join(sendConsole(o.ConsoleSocket, forked.Terminal), forked.Terminal.Close())

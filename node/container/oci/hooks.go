@@ -105,7 +105,7 @@ func (r *Runtime) runtimeHooks(ctx context.Context, rec *record, name string, li
 			err = runHook(ctx, hook, state, rec.Bundle)
 		}
 		if err != nil {
-			return fmt.Errorf("error running %s hook #%d (%s): %w", name, i, hook.Path, err)
+			return fmt.Errorf("error running %s hook #%d: %w (%s)", name, i, err, hook.Path)
 		}
 	}
 	return nil
@@ -187,9 +187,16 @@ func (r *Runtime) containerHooks(ctx context.Context, front *container.Front, re
 	if err != nil {
 		return err
 	}
+	dir := "/"
+	if status == StatusCreating {
+		dir = rec.Spec.Root.Path // where the container's root file system is until it is the root
+	}
 	for i, hook := range list {
-		if err := r.containerHook(ctx, front, rec, hook, state); err != nil {
-			return fmt.Errorf("error running %s hook #%d (%s): %w", name, i, hook.Path, err)
+		if hook.Env == nil && status == StatusCreated && rec.Spec.Process != nil {
+			hook.Env = rec.Spec.Process.Env // it begins where that process would
+		}
+		if err := r.containerHook(ctx, front, rec, hook, state, dir); err != nil {
+			return fmt.Errorf("error running %s hook #%d: %w (%s)", name, i, err, hook.Path)
 		}
 	}
 	return nil
@@ -211,7 +218,7 @@ func namespacePid(pid int) (int, error) {
 }
 
 // containerHook runs one hook inside.
-func (r *Runtime) containerHook(ctx context.Context, front *container.Front, rec *record, hook specs.Hook, state []byte) error {
+func (r *Runtime) containerHook(ctx context.Context, front *container.Front, rec *record, hook specs.Hook, state []byte, dir string) error {
 	ctx, stop := hookContext(ctx, hook)
 	defer stop()
 	process, err := rec.open()
@@ -234,7 +241,7 @@ func (r *Runtime) containerHook(ctx context.Context, front *container.Front, rec
 	}
 	defer out.Close()
 	forked, err := front.Exec(ctx, container.Inside{
-		Spec: runnable(rec.Spec), Hook: &hook, Cgroup: rec.Group, Init: process, Dir: r.path(rec.ID), Stdio: [3]*os.File{in, out, out},
+		Spec: runnable(rec.Spec), Hook: &hook, HookDir: dir, Cgroup: rec.Group, Init: process, Dir: r.path(rec.ID), Stdio: [3]*os.File{in, out, out},
 	})
 	if err != nil {
 		return err

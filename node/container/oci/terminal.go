@@ -74,6 +74,10 @@ func connect(master *os.File, stdio [3]*os.File) (*console, error) {
 		return nil, fmt.Errorf("connect to the terminal: %w", err)
 	}
 	c := &console{master: os.NewFile(uintptr(fd), "terminal"), output: make(chan struct{})}
+	if t, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil { // of the other side
+		t.Oflag &^= unix.ONLCR // that is for this process's terminal to do, if it has one
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, t)
+	}
 	if was, err := unix.IoctlGetTermios(int(stdio[0].Fd()), unix.TCGETS); err == nil {
 		c.tty, c.was = stdio[0], was
 		if err := unix.IoctlSetTermios(int(c.tty.Fd()), unix.TCSETS, raw(*was)); err != nil {
@@ -89,10 +93,9 @@ func connect(master *os.File, stdio [3]*os.File) (*console, error) {
 	return c, nil
 }
 
-// raw returns settings by which every byte goes through, as cfmakeraw(3).
+// raw returns settings by which every byte of input goes through, as cfmakeraw(3).
 func raw(t unix.Termios) *unix.Termios {
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
 	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0

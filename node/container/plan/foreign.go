@@ -29,7 +29,8 @@ func (b *builder) foreignMounts() error {
 		default:
 			continue
 		}
-		if _, bound := b.bound[i]; bound || !b.ns.foreign(flag) {
+		ownCgroup := flag == unix.CLONE_NEWCGROUP && !b.ns.has(flag) && b.Cgroup != ""
+		if _, bound := b.bound[i]; bound || !b.ns.foreign(flag) && !ownCgroup {
 			continue
 		}
 		leave := func() {}

@@ -141,6 +141,9 @@ func (b *builder) spread(p *call.Program, mount call.Reg, o options, dest string
 // its cgroup namespace: one alone, or several in a directory each.
 func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
 	make1 := func(g Cgroup, dest string) mounted {
+		if !b.ns.has(unix.CLONE_NEWCGROUP) && b.Cgroup != "" {
+			return b.ownCgroup(g, dest, o)
+		}
 		fstype := "cgroup"
 		if len(g.Controllers) == 0 {
 			fstype = "cgroup2"
@@ -166,6 +169,25 @@ func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
 		list = append(list, make1(g, dest+"/"+g.Name))
 	}
 	return list
+}
+
+// ownCgroup makes a mount of what is the container's of a hierarchy: without a cgroup
+// namespace of its own a new mount would show all of the node's.
+func (b *builder) ownCgroup(g Cgroup, dest string, o options) mounted {
+	p := b.parent
+	dir := path.Join("/sys/fs/cgroup", g.Name, b.Cgroup)
+	r := p.Reg()
+	missing, there := p.Label(), p.Label()
+	open := func(dir string) *call.Op {
+		return p.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(dir), call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).To(r).As("open " + dir)
+	}
+	open(dir).On(missing, unix.ENOENT).Then(there)
+	p.Place(missing)
+	open(path.Join("/sys/fs/cgroup", g.Name)) // a hierarchy in which it is where its caller is
+	p.Place(there)
+	p.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
+		mountAttr(o.set, o.clr, unix.MS_PRIVATE), call.Int(sizeofMountAttr)).As("set options of " + dir + " for " + dest)
+	return mounted{reg: b.spread(p, r, o, dest), dest: dest, dir: true}
 }
 
 // sealCgroups makes the directory of several hierarchies read-only once they are in

@@ -84,6 +84,9 @@ type Input struct {
 	Terminal *Terminal
 	// Init makes the shim's program the first process, which executes the command.
 	Init bool
+	// Cgroup is the path of the container's cgroup below the top of each hierarchy: all
+	// that a container without a cgroup namespace of its own sees. "": it sees the node's.
+	Cgroup string
 	// Detached is a container that is left to its caller: the descriptors it gets
 	// come from there, as does the word to start, and the root file system is
 	// Spec.Root.Path as it is on disk. Nil: it has a shim.

@@ -244,8 +244,9 @@ func ForExec(in ExecInput) (*Exec, error) {
 }
 
 // ForHook makes the plan of a hook that runs in the namespaces of the container with
-// this spec, with all the capabilities that these have to give.
-func ForHook(s *specs.Spec, hook *specs.Hook) (*Exec, error) {
+// this spec, with all the capabilities that these have to give. It begins in dir, or
+// in the root directory if that cannot be entered.
+func ForHook(s *specs.Spec, hook *specs.Hook, dir string) (*Exec, error) {
 	ns, err := namespacesOf(s)
 	if err != nil {
 		return nil, err
@@ -260,6 +261,7 @@ func ForHook(s *specs.Spec, hook *specs.Hook) (*Exec, error) {
 	}
 	stdioAndSignals(child, 0)
 	child.Call(unix.SYS_CHDIR, call.Str("/")).As("enter the root directory")
+	child.Call(unix.SYS_CHDIR, call.Str(dir)).On(call.Next, 0)
 	child.Call(unix.SYS_UMASK, call.Int(0o022))
 	child.Call(unix.SYS_CLOSE_RANGE, call.Int(3), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	args := hook.Args
