@@ -151,6 +151,7 @@ func TestExecAttributes(t *testing.T) {
 		if _, err := e.Wait(testContext(t)); err != nil {
 			t.Error(err)
 		}
+		_ = e.Close()
 	}
 }
 

@@ -174,6 +174,7 @@ func TestNamespaces(t *testing.T) {
 			if _, err := e.Wait(ctx); err != nil {
 				t.Error(err)
 			}
+			_ = e.Close()
 			if err := n.Kill(ctx, b.ID, 9); err != nil {
 				t.Fatal(err)
 			}

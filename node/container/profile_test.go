@@ -114,6 +114,7 @@ func TestSeccompOfExec(t *testing.T) {
 	if _, err := e.Wait(testContext(t)); err != nil {
 		t.Error(err)
 	}
+	_ = e.Close()
 	// A container without the module that its profile is of would be weaker than
 	// asked; so would a process of it.
 	p := *processWith(b, "true")
