@@ -177,7 +177,7 @@ func (r *Runtime) request(b Bundle, bpf []byte, cgroupAt string) (shim.Create, [
 func requestOf(p *plan.Create) (shim.Create, []byte) {
 	prepare := p.Prepare.Encode()
 	return shim.Create{
-		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, OOM: p.OOM, Send: p.Send, Null: p.Null,
+		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, Users: users(p.Users), OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
 	}, append(prepare, p.Child.Encode()...)
 }

@@ -1,5 +1,7 @@
 package container
 
+import "golang.org/x/sys/unix"
+
 // OverlayByName makes r do what it does on a kernel before Linux 6.13.
 func (r *Runtime) OverlayByName() { r.host.OverlayByName = true }
 
@@ -36,3 +38,6 @@ func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
 
 // Program returns the descriptor that shims are executed by.
 func (r *Runtime) Program() int { return int(r.init.Fd()) }
+
+// NoDevices makes r do what it does where it may not make devices.
+func (r *Runtime) NoDevices() { r.host.NoCaps |= 1 << unix.CAP_MKNOD }

@@ -26,6 +26,15 @@ func joins(list []plan.Join) []shim.Join {
 	return out
 }
 
+// users are the mappings of a plan's mounts in the shim's terms.
+func users(list []plan.Users) []shim.Users {
+	var out []shim.Users
+	for _, u := range list {
+		out = append(out, shim.Users(u))
+	}
+	return out
+}
+
 // resolve replaces what a spec says by paths of namespaces: one of the node's own
 // counts as not listed, and of a user namespace the mappings are read.
 func resolve(s *specs.Spec) (*specs.Spec, error) {

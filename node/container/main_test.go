@@ -107,7 +107,7 @@ func newNode(t testing.TB) *node {
 	if err := os.WriteFile(filepath.Join(n.lower, "bin/busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, applet := range []string{"sh", "cat", "id", "ls", "sleep", "true", "echo", "head", "dd", "stat", "ps", "mount", "kill", "touch", "mkdir", "pwd", "env", "hostname", "grep", "seq", "mknod", "yes", "ip", "tr", "readlink", "umount", "ln", "wc", "chmod", "cut", "uname", "ionice", "find", "df", "tty", "stty"} {
+	for _, applet := range []string{"sh", "cat", "id", "ls", "sleep", "true", "echo", "head", "dd", "stat", "ps", "mount", "kill", "touch", "mkdir", "pwd", "env", "hostname", "grep", "seq", "mknod", "yes", "ip", "tr", "readlink", "umount", "ln", "wc", "chmod", "cut", "uname", "ionice", "find", "df", "tty", "stty", "rm", "rmdir", "tail"} {
 		if err := os.Symlink("busybox", filepath.Join(n.lower, "bin", applet)); err != nil {
 			t.Fatal(err)
 		}

@@ -299,7 +299,7 @@ func (c *ctr) bindMount(m Mount) specs.Mount {
 		options[2] = "ro"
 	}
 	if c.rec.Users != 0 {
-		options = append(options, "idmap")
+		options = append(options, "ridmap")
 	}
 	return specs.Mount{Type: "bind", Source: m.Source, Destination: m.Target, Options: options}
 }

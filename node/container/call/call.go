@@ -33,6 +33,7 @@ const (
 	nrFail    = -1 // fail with the error given as first argument
 	nrReceive = -2 // receive descriptors: socket, count, first register
 	nrReady   = -3 // report that this point is reached
+	nrMode    = -4 // the mode of what a descriptor is of
 )
 
 // Program is a list of calls. They run in order until one fails with an error
@@ -106,6 +107,10 @@ func (p *Program) Check() error {
 	}
 	return nil
 }
+
+// Mode adds a call whose result is the mode, as for chmod, of what fd is a descriptor
+// of.
+func (p *Program) Mode(fd Reg) *Op { return p.Call(nrMode, Get(fd)) }
 
 // Op is one call.
 type Op struct {

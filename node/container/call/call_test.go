@@ -73,6 +73,17 @@ func TestRun(t *testing.T) {
 		{"patched memory", func(p *call.Program, out call.Reg) {
 			p.Call(unix.SYS_WRITE, call.Get(out), call.Patched([]byte("12345678........"), 8, out), call.Int(8))
 		}, "12345678", ""},
+		{"mode", func(p *call.Program, out call.Reg) {
+			dir, mode := p.Reg(), p.Reg()
+			p.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/tmp"), call.Int(unix.O_PATH), call.Int(0)).To(dir)
+			p.Mode(dir).To(mode)
+			p.Call(unix.SYS_WRITE, call.Get(out), call.Patched([]byte("12345678"), 0, mode), call.Int(8))
+			p.Call(unix.SYS_CLOSE, call.Get(dir))
+		}, "\xff\x03\x00\x00\x00\x00\x00\x00", ""},
+		{"mode of nothing", func(p *call.Program, _ call.Reg) {
+			none := p.Reg()
+			p.Mode(none).As("look")
+		}, "", "look: bad file descriptor"},
 		{"unnamed", func(p *call.Program, _ call.Reg) { p.Call(unix.SYS_CLOSE, call.Int(-1)) }, "", "call 0 (close): bad file descriptor"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -209,6 +220,7 @@ func FuzzLoad(f *testing.F) {
 	p.Call(unix.SYS_SECCOMP, call.Filter(make([]byte, 16)), call.Patched(make([]byte, 32), 24, 1)).To(1).AtLeast(3)
 	p.Fail(unix.EINVAL)
 	p.Ready()
+	p.Mode(0).To(1)
 	p.Place(end)
 	f.Add(p.Encode())
 	f.Add([]byte{call.Version})

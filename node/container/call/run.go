@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // machine runs a program. The fields that are addresses are numbers or point to
@@ -20,6 +22,7 @@ type machine struct {
 	msg    syscall.Msghdr
 	iov    syscall.Iovec
 	octet  [8]byte
+	empty  [8]byte // the path ""
 	oob    [24 + 4*MaxReceive]byte
 }
 
@@ -121,6 +124,8 @@ func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 		return 0, 0
 	case nrReceive:
 		return m.receive(a[0], a[1], a[2])
+	case nrMode:
+		return m.mode(a[0])
 	}
 	if op.patch != nil {
 		*(*uintptr)(op.patch) = *m.reg(op.patchReg)
@@ -133,6 +138,20 @@ func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 			return r, uintptr(e)
 		}
 	}
+}
+
+// mode returns the permissions of what fd is a descriptor of.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (m *machine) mode(fd uintptr) (mode, errno uintptr) {
+	// What receive uses is large enough for struct statx.
+	_, _, e := syscall.RawSyscall6(unix.SYS_STATX, fd, uintptr(unsafe.Pointer(&m.empty)), unix.AT_EMPTY_PATH, unix.STATX_MODE, uintptr(unsafe.Pointer(&m.oob)), 0)
+	if e != 0 {
+		return 0, uintptr(e)
+	}
+	return uintptr(*(*uint16)(unsafe.Add(unsafe.Pointer(&m.oob), unsafe.Offsetof(unix.Statx_t{}.Mode)))) & 0o7777, 0
 }
 
 // receive puts n descriptors from the socket into registers.

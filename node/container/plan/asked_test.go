@@ -263,3 +263,72 @@ func TestProcess(t *testing.T) {
 		tc.check(t)
 	}
 }
+
+// mounts adds mounts to the spec.
+func mounts(in *plan.Input, list ...specs.Mount) { in.Spec.Mounts = append(in.Spec.Mounts, list...) }
+
+// noDev takes the mount at /dev and those below it away.
+func noDev(in *plan.Input) {
+	in.Spec.Mounts = slices.DeleteFunc(in.Spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
+}
+
+func TestMounts(t *testing.T) {
+	ids := []specs.LinuxIDMapping{{HostID: 5, Size: 1}}
+	const bind = "/node/x"
+	for _, tc := range []asks{
+		{name: "options below", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, Options: []string{"rbind", "rro", "rnosuid", "ratime", "rw", "rslave"}})
+		}, shim: []string{`open_tree(-100, "/node/x", 0x88001)`, `, "", 0x9000, {03000000000000007000000000000000000008000000000000000000`}},
+		{name: "shared", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, Options: []string{"rbind", "shared"}})
+		}, shim: []string{`open_tree(-100, "/node/x", 0x88001)`, `, "", 0x1000, {00000000000000000000000000000000000010000000000000`}},
+		{name: "ids of two mounts", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, UIDMappings: ids, GIDMappings: ids},
+				specs.Mount{Destination: "/y", Type: "bind", Source: bind, Options: []string{"rbind", "ridmap"}, UIDMappings: ids, GIDMappings: ids[:1]})
+		}, shim: []string{`open_tree(-100, "/node/x", 0x80001)`, `[24:]=r11`, `open_tree(-100, "/node/x", 0x88001)`, `0x9000, {0000100000000000000000000000000000000000000000000000000000000000}[24:]=r11`}},
+		{name: "ids by half", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, UIDMappings: ids})
+		}, err: "/x has uidMappings or gidMappings, not both"},
+		{name: "ids of a tmpfs", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "tmpfs", UIDMappings: ids, GIDMappings: ids})
+		}, err: "not bound", refused: true},
+		{name: "idmap of a tmpfs", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"idmap"}})
+		}, err: `"idmap"`, refused: true},
+		{name: "remount", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"remount"}})
+		}, err: `"remount"`, refused: true},
+		{name: "copy", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup", "nosuid"}})
+		}, child: []string{`fsopen("tmpfs"`, "umount2(", `"upper"`, `"work"`, `"lowerdir+"`, `"userxattr"`, ", 1, 2)", "dup3(", "mode(", "fchmodat("}},
+		{name: "copy by name", set: func(in *plan.Input) {
+			in.Host.OverlayByName = true
+			mounts(in, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}})
+		}, err: "tmpcopyup", refused: true},
+		{name: "copy to what is no tmpfs", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "mqueue", Options: []string{"tmpcopyup"}})
+		}, err: "tmpcopyup", refused: true},
+		{name: "no /dev", set: func(in *plan.Input) { noDev(in) }, shim: []string{
+			`mknodat(r`, "unshare(0x20000)", `"/proc", 4)`, `"null", 0x80101)`, `"zero", 0x80101)`, ", 0x20000)",
+		}, child: []string{`"dev/dri/card0"`, `"dev/null"`, `symlinkat("/proc/self/fd/0"`}},
+		{name: "/dev of the node", set: func(in *plan.Input) {
+			noDev(in)
+			mounts(in, specs.Mount{Destination: "/dev", Type: "bind", Source: "/dev"})
+		}, without: "symlinkat(\"/proc/self/fd/0\", r6"},
+		{name: "/dev of another kind", set: func(in *plan.Input) {
+			noDev(in)
+			mounts(in, specs.Mount{Destination: "/dev", Type: "devtmpfs"})
+		}, err: `"devtmpfs" at /dev`, refused: true},
+		{name: "devices of the node", set: func(in *plan.Input) { in.Host.NoCaps = 1 << 27 }, shim: []string{
+			`mknodat(r19, "null", 0x8000, 0)`, `openat(-100, "/dev/null"`, `open_tree(-100, "/dev/null", 0x80101)`,
+		}, child: []string{`"dev/null"`, "move_mount("}},
+		{name: "device elsewhere", set: func(in *plan.Input) { in.Spec.Linux.Devices[0].Path = "/etc/passwd" }, err: "outside of /dev", refused: true},
+		{name: "device of nobody", set: func(in *plan.Input) { in.Spec.Linux.Devices[0].UID = new(uint32(70000)) }, err: "outside of the user namespace"},
+		{name: "device of no kind", set: func(in *plan.Input) { in.Spec.Linux.Devices[0].Type = "x" }, err: `type "x"`},
+		{name: "propagation of the root", set: func(in *plan.Input) { in.Spec.Linux.RootfsPropagation = "rslave" }, child: []string{"umount2(", `, "", 0x9000, {00000000000000000000000000000000000008`}},
+		{name: "propagation unknown", set: func(in *plan.Input) { in.Spec.Linux.RootfsPropagation = "viral" }, err: "rootfsPropagation viral", refused: true},
+		{name: "cgroup2 beside version 1", set: func(in *plan.Input) { mounts(in, specs.Mount{Destination: "/cg", Type: "cgroup2"}) }, child: []string{`fsopen("cgroup2"`, `fsopen("cgroup2"`}},
+	} {
+		tc.check(t)
+	}
+}

@@ -41,7 +41,7 @@ func check(in Input) error {
 		{"hooks", in.Detached == nil && s.Hooks != nil && hooks(s.Hooks) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"linux.rootfsPropagation " + l.RootfsPropagation, !slices.Contains([]string{"", "private", "rprivate"}, l.RootfsPropagation)},
+		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && propagations[l.RootfsPropagation] == 0},
 		{"windows", s.Windows != nil},
 		{"solaris", s.Solaris != nil},
 		{"freebsd", s.FreeBSD != nil},

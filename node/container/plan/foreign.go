@@ -59,7 +59,7 @@ func (b *builder) foreignMount(m specs.Mount) ([]mounted, error) {
 	}
 	switch m.Type {
 	case "cgroup", "cgroup2":
-		return b.cgroups(b.parent, dest, o), nil
+		return b.cgroups(b.parent, m.Type, dest, o), nil
 	case "sysfs": // of the node's, nothing is for a container to write
 		o.set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	}

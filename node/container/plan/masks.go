@@ -51,7 +51,7 @@ func (b *builder) readonlyPaths() {
 // container, of which its image knows nothing.
 func (b *builder) maskedPaths() {
 	c := b.child
-	for _, p := range b.spec.Linux.MaskedPaths {
+	for i, p := range b.spec.Linux.MaskedPaths {
 		what := "mask " + p
 		skip, file, cover := c.Label(), c.Label(), c.Label()
 		b.find(p, unix.O_DIRECTORY, what).On(skip, unix.ENOENT).On(file, unix.ENOTDIR)
@@ -62,8 +62,12 @@ func (b *builder) maskedPaths() {
 		c.Call(unix.SYS_CLOSE, call.Get(ctx)).Then(cover)
 		c.Place(file)
 		b.find(p, 0, what).On(skip, unix.ENOENT, unix.ENOTDIR)
-		c.Call(unix.SYS_OPEN_TREE, call.Get(b.dev), call.Str("null"),
-			call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)).To(b.next).As(what)
+		if b.nulls == nil {
+			c.Call(unix.SYS_OPEN_TREE, call.Get(b.dev), call.Str("null"),
+				call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)).To(b.next).As(what)
+		} else {
+			c.Call(unix.SYS_FCNTL, call.Get(b.nulls[i]), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(0)).To(b.next).As(what)
+		}
 		c.Place(cover)
 		b.cover(b.next, what)
 		c.Call(unix.SYS_CLOSE, call.Get(b.next))

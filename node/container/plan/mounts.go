@@ -18,10 +18,10 @@ func (b *builder) binds() error {
 	b.bound = map[int][]mounted{}
 	for i, m := range b.spec.Mounts {
 		if !isBind(m.Type, m.Options) {
+			if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+				return unsupported("mount %s: id mappings of a file system that is not bound", m.Destination)
+			}
 			continue
-		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return unsupported("mount %s: id mappings of its own; use the option idmap for the container's", m.Destination)
 		}
 		mount, err := b.bind(m)
 		if err != nil {
@@ -51,20 +51,71 @@ func (b *builder) bind(m specs.Mount) (mounted, error) {
 	}
 	r := p.Reg()
 	p.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(m.Source), call.Int(flags)).To(r).As("open " + m.Source)
-	if o.idmap && b.ns.user {
-		b.mapIDs(r, m.Source, o.recursive)
+	if users, mapped := b.usersOf(m, o); mapped {
+		b.mapIDs(r, users, m.Source, o.ridmap)
 	}
-	if o.propagation == 0 {
-		o.propagation = unix.MS_PRIVATE
-	}
-	what := "set options of " + m.Source + " for " + m.Destination
-	p.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
-		mountAttr(o.rset, 0, o.propagation), call.Int(sizeofMountAttr)).As(what)
-	if o.set|o.clr != 0 {
-		p.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
-			mountAttr(o.set, o.clr&^o.rset, 0), call.Int(sizeofMountAttr)).As(what)
-	}
+	b.setOptions(r, o, "set options of "+m.Source+" for "+m.Destination)
 	return mounted{reg: b.give(r), dest: path.Clean(m.Destination), dir: dir}, nil
+}
+
+// setOptions sets the options of a bind: of the mounts below, then of itself.
+// Mounts below one that is only shared stay what they are, as with runc; below any
+// other none may tell the node of what is mounted there.
+func (b *builder) setOptions(r call.Reg, o options, what string) {
+	attr := func(flags int, set, clr, propagation uint64) {
+		if set|clr|propagation != 0 {
+			b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(unix.AT_EMPTY_PATH|flags),
+				mountAttr(set, clr, propagation), call.Int(sizeofMountAttr)).As(what)
+		}
+	}
+	below, itself := o.propagation, uint64(0)
+	switch {
+	case o.propagation == 0:
+		below = unix.MS_PRIVATE
+	case o.propagation == unix.MS_SHARED && !o.deep:
+		below, itself = 0, unix.MS_SHARED
+	case o.propagation == unix.MS_UNBINDABLE && !o.deep:
+		below, itself = unix.MS_PRIVATE, unix.MS_UNBINDABLE
+	}
+	attr(unix.AT_RECURSIVE, o.rset, o.rclr, below)
+	attr(0, o.set, o.clr&^o.rset, itself)
+}
+
+// idMaps are mappings of a mount's own, as for /proc/<pid>/uid_map.
+type idMaps struct{ uids, gids string }
+
+// maxUsers is how many different mappings the mounts of a container can have.
+const maxUsers = 64
+
+// mountUsers returns the different mappings of mounts.
+func mountUsers(s *specs.Spec) (list []idMaps, err error) {
+	for _, m := range s.Mounts {
+		if len(m.UIDMappings)+len(m.GIDMappings) == 0 {
+			continue
+		}
+		if len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0 {
+			return nil, fmt.Errorf("mount %s has uidMappings or gidMappings, not both", m.Destination)
+		}
+		if len(m.UIDMappings) > maxMappings || len(m.GIDMappings) > maxMappings {
+			return nil, unsupported("mount %s: more than %d id mappings", m.Destination, maxMappings)
+		}
+		if maps := (idMaps{idMap(m.UIDMappings), idMap(m.GIDMappings)}); !slices.Contains(list, maps) {
+			list = append(list, maps)
+		}
+	}
+	if len(list) > maxUsers {
+		return nil, unsupported("%d different id mappings of mounts, more than %d", len(list), maxUsers)
+	}
+	return list, nil
+}
+
+// usersOf returns the register of the user namespace whose mappings a bind has, and
+// whether it has any: those of its own, or the container's if it asks for that.
+func (b *builder) usersOf(m specs.Mount, o options) (users call.Reg, mapped bool) {
+	if len(m.UIDMappings) > 0 {
+		return parentRegs + call.Reg(slices.Index(b.users, idMaps{idMap(m.UIDMappings), idMap(m.GIDMappings)})), true
+	}
+	return UserNS, o.idmap && b.ns.user
 }
 
 // kernelMounts makes the mounts that belong to the container's namespaces, and
@@ -84,6 +135,7 @@ func (b *builder) kernelMounts() error {
 		switch {
 		case dest == "/dev":
 			mount.reg = b.dev
+			b.sealLater(mount, m)
 		case slices.Contains([]string{"proc", "sysfs", "tmpfs", "devpts", "mqueue"}, m.Type):
 			o, err := parseOptions(m.Options, false)
 			if err != nil {
@@ -92,13 +144,23 @@ func (b *builder) kernelMounts() error {
 			if len(m.Source) < 256 {
 				o.source = m.Source
 			}
+			if o.copyUp && (m.Type != "tmpfs" || b.Host.OverlayByName) {
+				return unsupported("mount %s: option tmpcopyup of a %s on this kernel", dest, m.Type)
+			}
+			if m.Type == "tmpfs" {
+				o.set &^= unix.MOUNT_ATTR_RDONLY // not until all is in it that goes there
+				mount.like, mount.copyUp, mount.attrs = !o.mode, o.copyUp, o.set
+			}
 			mount.reg = b.kernelMount(b.child, m.Type, dest, o)
+			if m.Type == "tmpfs" {
+				b.sealLater(mount, m)
+			}
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			o, err := parseOptions(m.Options, false)
 			if err != nil {
 				return fmt.Errorf("mount %s: %w", dest, err)
 			}
-			list := b.cgroups(b.child, dest, o)
+			list := b.cgroups(b.child, m.Type, dest, o)
 			b.mounts = append(b.mounts, list...)
 			b.sealCgroups(m, list)
 			continue
@@ -138,8 +200,9 @@ func (b *builder) spread(p *call.Program, mount call.Reg, o options, dest string
 }
 
 // cgroups mounts the node's hierarchies in the program p as they are from inside of
-// its cgroup namespace: one alone, or several in a directory each.
-func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
+// its cgroup namespace: one alone, which "cgroup2" is in any case, or several in a
+// directory each.
+func (b *builder) cgroups(p *call.Program, fstype, dest string, o options) []mounted {
 	make1 := func(g Cgroup, dest string) mounted {
 		if !b.ns.has(unix.CLONE_NEWCGROUP) && b.Cgroup != "" {
 			return b.ownCgroup(g, dest, o)
@@ -155,7 +218,10 @@ func (b *builder) cgroups(p *call.Program, dest string, o options) []mounted {
 		}
 		return mounted{reg: b.spread(p, b.fsmount(p, ctx, int(o.set), dest), o, dest), dest: dest, dir: true}
 	}
-	if len(b.Host.Cgroups) == 1 && b.Host.Cgroups[0].Name == "" {
+	switch {
+	case fstype == "cgroup2":
+		return []mounted{make1(Cgroup{}, dest)}
+	case len(b.Host.Cgroups) == 1 && b.Host.Cgroups[0].Name == "":
 		return []mounted{make1(b.Host.Cgroups[0], dest)}
 	}
 	dir := o
@@ -193,8 +259,16 @@ func (b *builder) ownCgroup(g Cgroup, dest string, o options) mounted {
 // sealCgroups makes the directory of several hierarchies read-only once they are in
 // it, if m asks for that.
 func (b *builder) sealCgroups(m specs.Mount, list []mounted) {
-	if o, err := parseOptions(m.Options, false); err == nil && len(list) > 1 && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
-		b.seal = append(b.seal, list[0])
+	if len(list) > 1 {
+		b.sealLater(list[0], m)
+	}
+}
+
+// sealLater makes a mount read-only once all is mounted, if m asks for that: there may
+// be directories to make in it.
+func (b *builder) sealLater(mount mounted, m specs.Mount) {
+	if o, err := parseOptions(m.Options, false); err == nil && o.set&unix.MOUNT_ATTR_RDONLY != 0 {
+		b.seal = append(b.seal, mount)
 	}
 }
 
@@ -212,7 +286,7 @@ func (b *builder) attach(m mounted) {
 		return c.Call(unix.SYS_OPENAT2, call.Get(b.root), call.Str(m.dest[1:]), openHow(unix.O_PATH|unix.O_CLOEXEC, resolve), call.Int(sizeofOpenHow)).
 			To(b.at).As(what)
 	}
-	there, missing := c.Label(), c.Label()
+	there, missing, ready := c.Label(), c.Label(), c.Label()
 	open().On(missing, unix.ENOENT).Then(there)
 	c.Place(missing)
 	if m.dir {
@@ -222,11 +296,60 @@ func (b *builder) attach(m mounted) {
 		c.Call(unix.SYS_MKNODAT, call.Get(b.at), call.Str(path.Base(m.dest)), call.Int(unix.S_IFREG|0o644), call.Int(0)).On(call.Next, unix.EEXIST).As(what)
 	}
 	c.Call(unix.SYS_CLOSE, call.Get(b.at))
-	open()
+	open().Then(ready)
 	c.Place(there)
+	b.resemble(m)
+	c.Place(ready)
 	c.Call(unix.SYS_MOVE_MOUNT, call.Get(m.reg), call.Str(""), call.Get(b.at), call.Str(""),
 		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).As(what)
 	c.Call(unix.SYS_CLOSE, call.Get(b.at))
+}
+
+// resemble gives the file system of a mount what the directory below it has, which is
+// open in b.at: its mode, and if that is asked for, all that is in it. That is not
+// copied: an overlay takes what is written.
+func (b *builder) resemble(m mounted) {
+	c := b.child
+	if m.copyUp {
+		b.copyUp(m)
+	}
+	if m.like {
+		mode := c.Reg()
+		what := "set the mode of " + m.dest
+		c.Mode(b.at).To(mode).As(what)
+		c.Call(unix.SYS_FCHMODAT, call.Get(m.reg), call.Str("."), call.Get(mode)).As(what)
+	}
+}
+
+// copyUp makes an overlay of the directory open in b.at, with the tmpfs in the
+// mount's register above it, and puts it into that register.
+func (b *builder) copyUp(m mounted) {
+	c := b.child
+	what := "tmpcopyup of " + m.dest
+	dirs := map[string]call.Reg{"upper": c.Reg(), "work": c.Reg()}
+	for _, name := range []string{"upper", "work"} {
+		c.Call(unix.SYS_MKDIRAT, call.Get(m.reg), call.Str(name), call.Int(0o755)).As(what)
+		c.Call(unix.SYS_OPENAT2, call.Get(m.reg), call.Str(name), openHow(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS),
+			call.Int(sizeofOpenHow)).To(dirs[name]).As(what)
+	}
+	ctx := b.fsopen(c, "overlay", what)
+	for _, fd := range []struct {
+		key string
+		reg call.Reg
+	}{{"lowerdir+", b.at}, {"upperdir", dirs["upper"]}, {"workdir", dirs["work"]}} {
+		c.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_SET_FD), call.Str(fd.key), call.Int(0), call.Get(fd.reg)).As(what)
+	}
+	if b.ns.user {
+		b.fsconfig(c, ctx, "userxattr", "", what)
+	}
+	for _, kv := range b.context() {
+		b.fsconfig(c, ctx, kv[0], kv[1], what)
+	}
+	over := b.fsmount(c, ctx, int(m.attrs), what)
+	c.Call(unix.SYS_DUP3, call.Get(over), call.Get(m.reg), call.Int(unix.O_CLOEXEC)).As(what)
+	for _, r := range []call.Reg{over, dirs["upper"], dirs["work"]} {
+		c.Call(unix.SYS_CLOSE, call.Get(r))
+	}
 }
 
 // makeDir leaves a descriptor of the directory at dest, below the root

@@ -51,12 +51,9 @@ func Namespaces() []string {
 // MountOptions returns the mount options that are acted upon, not those of file
 // systems.
 func MountOptions() []string {
-	names := []string{"async", "bind", "defaults", "idmap", "rbind", "ridmap"}
-	for opt, a := range attrs {
-		names = append(names, opt)
-		if a.set != 0 && a.clr == 0 {
-			names = append(names, "r"+opt)
-		}
+	names := append([]string{"bind", "idmap", "rbind", "ridmap", "tmpcopyup"}, moot...)
+	for opt := range attrs {
+		names = append(names, opt, "r"+opt)
 	}
 	for opt := range propagations {
 		names = append(names, opt)

@@ -9,11 +9,15 @@ import (
 
 // options are those of a mount, sorted by who acts on them.
 type options struct {
-	set, clr    uint64 // MOUNT_ATTR_*
-	rset        uint64 // MOUNT_ATTR_* for the mounts below, too
-	propagation uint64 // MS_*; 0: MS_PRIVATE
-	recursive   bool   // rbind
-	idmap       bool
+	set, clr    uint64      // MOUNT_ATTR_*
+	rset, rclr  uint64      // MOUNT_ATTR_* for the mounts below, too
+	propagation uint64      // MS_*; 0: MS_PRIVATE
+	deep        bool        // propagation is for the mounts below, too
+	recursive   bool        // rbind
+	idmap       bool        // with ids of its own, or the container's …
+	ridmap      bool        // … and the mounts below, too
+	copyUp      bool        // tmpcopyup
+	mode        bool        // the file system is told the mode of its root
 	data        [][2]string // for the file system
 	source      string      // the name of the file system
 }
@@ -38,37 +42,41 @@ var propagations = map[string]uint64{
 }
 
 // moot are options that ask for what is so without them.
-var moot = []string{"defaults", "async", "nodirsync", "nolazytime", "nomand", "noiversion", "loud"}
-
-// flags are options that every file system has. A bind has its source's.
-var flags = []string{"sync", "dirsync", "lazytime", "mand"}
+var moot = []string{"defaults", "async", "nodirsync", "nolazytime", "nomand", "noiversion", "norelatime", "rnorelatime", "loud", "silent"}
 
 // parseOptions reads the options of a mount. Whether the file system knows the
 // rest is its own affair; a bind has none.
 func parseOptions(opts []string, bind bool) (options, error) {
 	var o options
 	for _, opt := range opts {
-		name, recursive := strings.CutPrefix(opt, "r")
+		name, deep := strings.CutPrefix(opt, "r")
 		a, plain := attrs[opt]
-		ra, rec := attrs[name]
+		ra, recursive := attrs[name]
 		switch {
 		case plain:
 			o.set, o.clr = o.set&^a.clr|a.set, o.clr&^a.set|a.clr
-		case recursive && rec && bind && ra.set != 0 && ra.clr == 0:
-			o.rset |= ra.set
+		case deep && recursive && bind:
+			o.rset, o.rclr = o.rset&^ra.clr|ra.set, o.rclr&^ra.set|ra.clr
+		case deep && recursive: // there is nothing below
+			o.set, o.clr = o.set&^ra.clr|ra.set, o.clr&^ra.set|ra.clr
 		case slices.Contains(moot, opt):
 		case opt == "bind" && bind:
 		case opt == "rbind" && bind:
 			o.recursive = true
-		case (opt == "idmap" || opt == "ridmap") && bind:
+		case opt == "idmap" && bind:
 			o.idmap = true
+		case opt == "ridmap" && bind:
+			o.idmap, o.ridmap = true, true
 		case propagations[opt] != 0:
-			o.propagation = propagations[opt]
-		case bind || slices.Contains([]string{"iversion", "silent", "remount", "tmpcopyup"}, opt):
+			o.propagation, o.deep = propagations[opt], deep
+		case opt == "tmpcopyup" && !bind:
+			o.copyUp = true
+		case bind || slices.Contains([]string{"iversion", "remount", "idmap", "ridmap"}, opt):
 			return o, unsupported("mount option %q", opt)
 		default:
 			key, value, _ := strings.Cut(opt, "=")
 			o.data = append(o.data, [2]string{key, value})
+			o.mode = o.mode || key == "mode"
 		}
 	}
 	return o, nil

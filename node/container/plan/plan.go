@@ -146,10 +146,11 @@ type Create struct {
 	Flags   uint64 // of clone3
 	UIDMap  string // for /proc/<child>/uid_map; "": no user namespace
 	GIDMap  string
-	NetNS   string // path of the network namespace to enter; "": none
-	Join    []Join // further namespaces to enter
-	Proc    bool   // Prepare needs the child's directory of /proc
-	OOM     *int   // for /proc/<child>/oom_score_adj
+	NetNS   string  // path of the network namespace to enter; "": none
+	Join    []Join  // further namespaces to enter
+	Proc    bool    // Prepare needs the child's directory of /proc
+	Users   []Users // user namespaces that Prepare needs, in registers after all others
+	OOM     *int    // for /proc/<child>/oom_score_adj
 	Prepare *call.Program
 	Send    []call.Reg // of Prepare, what the child receives
 	Null    call.Reg   // of Prepare, the container's /dev/null, open; 0: none
@@ -173,9 +174,13 @@ func For(in Input) (*Create, error) {
 			return nil, unsupported("%s namespace on this kernel", n.Type)
 		}
 	}
+	users, err := mountUsers(in.Spec)
+	if err != nil {
+		return nil, err
+	}
 	b := &builder{
 		Input: in, ns: ns, spec: in.Spec,
-		parent: call.New(parentRegs), child: call.New(childRegs + call.Reg(in.files())),
+		users: users, parent: call.New(parentRegs + call.Reg(len(users))), child: call.New(childRegs + call.Reg(in.files())),
 	}
 	if err := b.build(); err != nil {
 		return nil, err
@@ -187,6 +192,9 @@ func For(in Input) (*Create, error) {
 		Flags: ns.flags &^ unix.CLONE_NEWCGROUP, NetNS: ns.netPath, Join: ns.join, OOM: in.Spec.Process.OOMScoreAdj,
 		Prepare: b.parent, Send: b.send, Null: b.null, Child: b.child, Devpts: b.devpts, Master: b.master, Peer: b.peer,
 	}
+	for _, maps := range users {
+		create.Users = append(create.Users, Users{UIDMap: maps.uids, GIDMap: maps.gids})
+	}
 	if ns.offsets != "" {
 		create.Flags &^= unix.CLONE_NEWTIME // the child makes it: with its first process in it, no offset can be set any more
 		create.Proc = true
@@ -195,6 +203,12 @@ func For(in Input) (*Create, error) {
 		create.UIDMap, create.GIDMap = idMap(in.Spec.Linux.UIDMappings), idMap(in.Spec.Linux.GIDMappings)
 	}
 	return create, nil
+}
+
+// Users are the mappings of a user namespace, for mounts.
+type Users struct {
+	UIDMap string `json:"uid_map"`
+	GIDMap string `json:"gid_map"`
 }
 
 // builder makes both programs side by side.
@@ -215,6 +229,10 @@ type builder struct {
 	init                 call.Reg          // of child: the shim's program; 0: none
 	devpts, master, peer call.Reg          // of parent: see Create
 	bound                map[int][]mounted // made by the shim, by the index of the spec's mount
+	users                []idMaps          // of mounts; their user namespaces are in parent's registers from parentRegs on
+	devKind              int               // devOwn, devBound or devNone
+	nodes                []mounted         // of child: devices that are mounts of their own
+	nulls                []call.Reg        // of child: a /dev/null for each masked path; nil: there is one in dev
 	mounts               []mounted
 	seal                 []mounted // to be made read-only when all is mounted
 	at                   call.Reg  // of child: for steps that open something …
@@ -228,6 +246,10 @@ type mounted struct {
 	dest      string
 	dir       bool // the target is a directory, otherwise a file
 	noSymlink bool // the target must be there itself
+
+	like   bool   // it gets the mode of the target …
+	copyUp bool   // … and shows what is in it
+	attrs  uint64 // MOUNT_ATTR_* of what copyUp makes
 }
 
 func (b *builder) build() error {
@@ -288,6 +310,7 @@ func (b *builder) build() error {
 	b.readonlyPaths()
 	b.maskedPaths()
 	b.makeDir(b.spec.Process.Cwd)
+	b.spreadRoot()
 	if b.spec.Root != nil && b.spec.Root.Readonly {
 		b.child.Call(unix.SYS_MOUNT_SETATTR, call.Get(b.root), call.Str(""), call.Int(unix.AT_EMPTY_PATH),
 			mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), call.Int(sizeofMountAttr)).As("make the root file system read-only")
@@ -334,7 +357,7 @@ func (b *builder) mostSent() int {
 			n += len(b.Host.Cgroups)
 		}
 	}
-	return n
+	return n + len(b.spec.Linux.Devices) + len(defaultDevices()) + len(b.spec.Linux.MaskedPaths) // see cloneDevices
 }
 
 // giveInit gives the child the program of the shim itself.
@@ -384,6 +407,7 @@ func (b *builder) attachMounts() {
 	for _, m := range b.mounts {
 		b.attach(m)
 	}
+	b.attachDevices()
 }
 
 // pause lets hooks see the container before it has its root directory: at its

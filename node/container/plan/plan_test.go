@@ -3,6 +3,7 @@ package plan_test
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -74,6 +75,20 @@ func TestRootBeforePaths(t *testing.T) {
 	}
 }
 
+// byString are calls with a path that is looked up from the root or the working
+// directory, but for the two that mean the root itself and for the command.
+var byString = regexp.MustCompile(`(?m)^ *\d+  (?:r\d+ = )?(?:(?:open|mk|mov|fch|umount|faccess)\w*\((?:-100|"|r\d+, "/)|symlinkat\("[^"]*", -100|mount\().*$`)
+
+// outside returns the first line of a child's program that looks up a path by string
+// once it may see the container's file system.
+func outside(child string) string {
+	_, after, found := strings.Cut(child, "umount2(")
+	if !found {
+		return "it never lets go of the node's root"
+	}
+	return byString.FindString(strings.TrimSpace(after))
+}
+
 // FuzzFor gives any spec: a plan is one that a shim can load, or there is an
 // error.
 func FuzzFor(f *testing.F) {
@@ -90,6 +105,9 @@ func FuzzFor(f *testing.F) {
 		p, err := plan.For(plan.Input{Spec: &s, Rootfs: plan.Rootfs{Lowers: []string{lower, lower}, Upper: upper, Work: work}, Host: host()})
 		if err != nil {
 			return
+		}
+		if at := outside(p.Child.String()); at != "" {
+			t.Errorf("plan of %s looks for a path where the container decides what it is: %s", text, at)
 		}
 		for _, prog := range []*call.Program{p.Prepare, p.Child} {
 			if _, err := call.Load(prog.Encode()); err != nil {

@@ -80,19 +80,19 @@ func (b *builder) tree(path string, recursive, mapped bool) call.Reg {
 	}
 	b.parent.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(flags)).To(r).As("open " + path)
 	if b.ns.user && mapped {
-		b.mapIDs(r, path, recursive)
+		b.mapIDs(r, UserNS, path, recursive)
 	}
 	return r
 }
 
 // mapIDs makes the mount in r show files of user 0 as files of the container's
 // user 0, and so on.
-func (b *builder) mapIDs(r call.Reg, path string, recursive bool) {
+func (b *builder) mapIDs(r, users call.Reg, path string, recursive bool) {
 	flags := unix.AT_EMPTY_PATH
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, UserNS), call.Int(sizeofMountAttr)).
+	b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, users), call.Int(sizeofMountAttr)).
 		As("map user ids of " + path + " (its file system must support idmapped mounts)")
 }
 
@@ -242,4 +242,20 @@ func (b *builder) fsmount(p *call.Program, ctx call.Reg, attrs int, what string)
 	p.Call(unix.SYS_FSMOUNT, call.Get(ctx), call.Int(unix.FSMOUNT_CLOEXEC), call.Int(attrs)).To(mount).As("mount " + what)
 	p.Call(unix.SYS_CLOSE, call.Get(ctx))
 	return mount
+}
+
+// spreadRoot sets linux.rootfsPropagation, as runc does: with all that is mounted
+// below if it begins with an "r".
+func (b *builder) spreadRoot() {
+	name := b.spec.Linux.RootfsPropagation
+	flag := propagations[name]
+	if flag == 0 || flag == unix.MS_PRIVATE {
+		return
+	}
+	deep := 0
+	if strings.HasPrefix(name, "r") {
+		deep = unix.AT_RECURSIVE
+	}
+	b.child.Call(unix.SYS_MOUNT_SETATTR, call.Get(b.root), call.Str(""), call.Int(unix.AT_EMPTY_PATH|deep), mountAttr(0, 0, flag), call.Int(sizeofMountAttr)).
+		As("set linux.rootfsPropagation to " + name)
 }

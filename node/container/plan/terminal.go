@@ -116,13 +116,20 @@ func openTerminal(p *call.Program, pts call.Reg, t Terminal, uid int) (master, p
 // console puts the container's terminal at /dev/console: in a file that was made
 // for it in the file system of /dev, of which the container's image knows nothing.
 func (b *builder) console() {
-	if b.terminal == 0 {
-		return
+	if b.terminal == 0 || b.devKind == devBound {
+		return // of a /dev that is the node's the console is, too
 	}
 	c := b.child
 	what := "mount the terminal on /dev/console"
 	c.Call(unix.SYS_OPEN_TREE, call.Get(b.terminal), call.Str(""),
 		call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)).To(b.next).As(what)
-	c.Call(unix.SYS_MOVE_MOUNT, call.Get(b.next), call.Str(""), call.Get(b.dev), call.Str("console"), call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As(what)
+	if b.devKind == devOwn {
+		c.Call(unix.SYS_MOVE_MOUNT, call.Get(b.next), call.Str(""), call.Get(b.dev), call.Str("console"), call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).As(what)
+		c.Call(unix.SYS_CLOSE, call.Get(b.next))
+		return
+	}
+	terminal := c.Reg()
+	c.Call(unix.SYS_FCNTL, call.Get(b.next), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(0)).To(terminal).As(what)
 	c.Call(unix.SYS_CLOSE, call.Get(b.next))
+	b.attach(mounted{reg: terminal, dest: "/dev/console"}) // making the file uses b.next
 }

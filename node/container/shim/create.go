@@ -291,6 +291,14 @@ func (s *shim) equip(pid int, streams stdio, status int) error {
 	j := s.joined
 	given := append(streams.regs(), uintptr(pid), userns, j.descriptor(unix.CLONE_NEWNET), uintptr(s.pidfd),
 		j.descriptor(unix.CLONE_NEWIPC), j.descriptor(unix.CLONE_NEWCGROUP), j.descriptor(unix.CLONE_NEWTIME), procDir)
+	for _, u := range s.Users {
+		users, err := u.open()
+		if err != nil {
+			return err
+		}
+		defer users.Close()
+		given = append(given, users.Fd())
+	}
 	regs, err := s.plan.prepare.Run(status, given)
 	defer func() {
 		for _, fd := range regs[min(len(given), len(regs)):] {

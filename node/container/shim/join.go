@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -69,4 +70,37 @@ func (j joined) enter(f *call.Fork) (own []*os.File, err error) {
 		f.User = int(user.Fd())
 	}
 	return own, nil
+}
+
+// open makes a user namespace with these mappings. It exists as long as it is open or
+// used by a mount: the process that it takes to make one ends.
+func (u Users) open() (*os.File, error) {
+	hold, release, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer hold.Close()
+	p := call.New(1)
+	p.Call(unix.SYS_READ, call.Get(0), call.Data(make([]byte, 1)), call.Int(1))
+	code, err := call.Load(p.Encode())
+	if err != nil {
+		return nil, errors.Join(err, release.Close())
+	}
+	pid, pidfd, err := call.Fork{Flags: unix.CLONE_NEWUSER, Status: int(hold.Fd()), Regs: []uintptr{hold.Fd()}}.Start(code)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a user namespace: %w", err), release.Close())
+	}
+	defer func() {
+		_ = release.Close() // which ends it
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+		_ = unix.Close(pidfd)
+	}()
+	proc := fmt.Sprintf("/proc/%d", pid)
+	if err := writeFile(proc+"/uid_map", u.UIDMap); err != nil {
+		return nil, fmt.Errorf("map user ids of a mount: %w", err)
+	}
+	if err := writeFile(proc+"/gid_map", u.GIDMap); err != nil {
+		return nil, fmt.Errorf("map group ids of a mount: %w", err)
+	}
+	return os.Open(proc + "/ns/user")
 }

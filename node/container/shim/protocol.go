@@ -70,6 +70,7 @@ type Create struct {
 	NetNS     string       `json:"netns,omitempty"`
 	Join      []Join       `json:"join,omitempty"`     // further namespaces to enter
 	ProcDir   bool         `json:"proc_dir,omitempty"` // Prepare needs the directory /proc/<child>
+	Users     []Users      `json:"users,omitempty"`    // user namespaces that Prepare needs
 	OOM       *int         `json:"oom_score_adj,omitempty"`
 	Send      []call.Reg   `json:"send"`
 	Null      call.Reg     `json:"null,omitempty"` // the container's /dev/null among the registers of Prepare; 0: none
@@ -106,6 +107,12 @@ const (
 	RestartUnlessStopped = "unless-stopped"
 	RestartOnFailure     = "on-failure"
 )
+
+// Users are the mappings of a user namespace, for mounts.
+type Users struct {
+	UIDMap string `json:"uid_map"`
+	GIDMap string `json:"gid_map"`
+}
 
 // Join is a namespace of another container.
 type Join struct {
