@@ -106,6 +106,27 @@ func TestShimKilled(t *testing.T) {
 	}
 }
 
+// TestShimKilledBetweenRuns: nor does it lose its policy while it waits for its next
+// run.
+func TestShimKilledBetweenRuns(t *testing.T) {
+	n := newNode(t)
+	n.create(t, "loop", "exit 7", with(RestartAlways, 0))
+	events := n.Events()
+	defer events.Close()
+	n.start(t, "loop")
+	for range 5 { // the next run is more than a second away
+		events.await(t, "loop", "die")
+	}
+	for _, pid := range n.shims(t) {
+		kill(t, pid)
+	}
+	events.await(t, "loop", "start")
+	events.await(t, "loop", "die")
+	if s := n.state(t, "loop"); s.Status != Restarting || s.ExitCode != 7 || s.Restarts != 5 {
+		t.Errorf("loop is %+v, want it restarting for the 6th time", s)
+	}
+}
+
 // TestReboot: what shall run does, and nothing else.
 func TestReboot(t *testing.T) {
 	n := newNode(t)

@@ -74,6 +74,13 @@ func (h *Host) watch(ctx context.Context, c *ctr, run int) {
 		if ctx.Err() != nil {
 			return // the node stops, the container does not
 		}
+		if err != nil && !errors.Is(err, container.ErrNotFound) {
+			h.opts.Log.Error("container is out of sight; it is looked for again", "container", c.rec.ID, "error", err)
+			if sleep(ctx, lastLook) {
+				continue
+			}
+			return
+		}
 		if err != nil {
 			h.opts.Log.Error("lost sight of a container", "container", c.rec.ID, "error", err)
 			_, state := c.now()
@@ -91,6 +98,18 @@ func (h *Host) watch(ctx context.Context, c *ctr, run int) {
 			continue
 		}
 		h.began(c, st)
+	}
+}
+
+// sleep waits; it reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -155,22 +174,23 @@ func (h *Host) stopped(ctx context.Context, c *ctr, st container.State) {
 	if st.Started.IsZero() {
 		state.Started = was.Started
 	}
-	if was.Status == Restarting && state.Started.Equal(was.Started) {
-		c.finish(state) // the end of that run was told, and no other one came
-		c.op.Unlock()
-		return
-	}
-	if was.Status == Restarting {
+	told := was.Status == Restarting && state.Started.Equal(was.Started) // no other run has come
+	if was.Status == Restarting && !told {
 		h.tell(c, "start") // too short to be seen
 	}
 	again := rec.again(state)
-	if again {
-		h.endedRun(c, state)
+	switch {
+	case again:
+		if !told {
+			h.endedRun(c, state)
+		}
 		c.mu.Lock()
 		delay := nextDelay(c.delay, state.Finished.Sub(state.Started))
 		c.mu.Unlock()
 		h.revive(c, delay, state.Restarts+1)
-	} else {
+	case told:
+		c.finish(state)
+	default:
 		h.tellMemory(c, state)
 		c.finish(state)
 		h.tell(c, "die", exitAttr(state.ExitCode)...)
