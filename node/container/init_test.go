@@ -1,10 +1,16 @@
 package container_test
 
 import (
+	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
@@ -90,5 +96,84 @@ func TestInitWithoutCommand(t *testing.T) {
 		if text[0] != text[1] || text[0] == "" {
 			t.Errorf("%q: the record says %q without an init, %q with one", tc.command, text[0], text[1])
 		}
+	}
+}
+
+// TestInitPassesSignals sends signals to the first process. It also reaps what its
+// command leaves.
+func TestInitPassesSignals(t *testing.T) {
+	n := newNode(t)
+	b := n.withInit(t, "own", `
+		for s in HUP INT TERM USR1 USR2 CONT WINCH URG ALRM 40; do trap "echo $s" $s; done
+		trap 'echo bye; exit 4' QUIT
+		(sh -c 'sleep 0.1 & echo orphan $!' &)
+		echo ready
+		while :; do sleep 0.01; done`)
+	n.create(t, b)
+	n.start(t, b.ID)
+	waitLog(t, b.Log.Path, "ready")
+	for sig, name := range map[syscall.Signal]string{
+		unix.SIGHUP: "HUP", unix.SIGINT: "INT", unix.SIGTERM: "TERM", unix.SIGUSR1: "USR1", unix.SIGUSR2: "USR2", unix.SIGCONT: "CONT",
+		unix.SIGWINCH: "WINCH", unix.SIGURG: "URG", unix.SIGALRM: "ALRM", 40: "40",
+	} {
+		if err := n.Kill(testContext(t), b.ID, sig); err != nil {
+			t.Fatal(err)
+		}
+		waitLog(t, b.Log.Path, name)
+	}
+	if err := n.Kill(testContext(t), b.ID, unix.SIGPROF); err == nil || !strings.Contains(err.Error(), "init") {
+		t.Errorf("Kill with a signal that cannot be passed on = %v", err)
+	}
+	out, _ := readLog(t, b.Log.Path)
+	_, orphan, _ := strings.Cut(out, "orphan ")
+	orphan, _, _ = strings.Cut(orphan, "\n")
+	e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "sh", "-c", "while [ -e /proc/"+orphan+" ]; do sleep 0.01; done")})
+	if err != nil || orphan == "" {
+		t.Fatalf("orphan %q: %v", orphan, err)
+	}
+	if _, err := e.Wait(testContext(t)); err != nil {
+		t.Errorf("the orphan was not reaped: %v", err)
+	}
+	if err := n.Kill(testContext(t), b.ID, unix.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 4 || s.Signal != 0 {
+		t.Errorf("%+v, %v; want exit code 4", s, err)
+	}
+}
+
+// TestInitIsSealed attacks the program of all shims from a container in which it is
+// the first process: root may open it for writing, and can write nothing.
+func TestInitIsSealed(t *testing.T) {
+	n := newNode(t)
+	for _, users := range []string{"own", "host"} {
+		b := n.withInit(t, users, `
+			case $(readlink /proc/1/exe) in /memfd:*) echo memfd;; esac
+			(echo evil >>/proc/1/exe) 2>/dev/null && echo appended
+			(dd if=/dev/zero of=/proc/1/exe bs=1 count=1 conv=notrunc) 2>/dev/null && echo written
+			(: >/proc/1/exe) 2>/dev/null && echo truncated
+			chmod 777 /proc/1/exe 2>/dev/null
+			cat /proc/1/exe >/tmp/copy && ls /proc/1/fd`)
+		if out, _, s := n.run(t, b); out != "memfd\n0\n1\n2\n" || s.ExitCode != 0 {
+			t.Errorf("%s users: the container says %q, exit code %d", users, out, s.ExitCode)
+		}
+		// While nobody executes it, it can be opened; it is sealed all the same.
+		copied, err := os.ReadFile(filepath.Join(b.Rootfs.Upper, "tmp/copy"))
+		if err != nil || !bytes.Equal(copied, initProgram) {
+			t.Errorf("%s users: the program has %d bytes, %v; want %d that did not change", users, len(copied), err, len(initProgram))
+		}
+	}
+	if got := n.sh(t, "echo intact"); got != "intact\n" {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
+// TestInitRestarts begins the init again with the command.
+func TestInitRestarts(t *testing.T) {
+	n := newNode(t)
+	b := n.withInit(t, "own", "cat /proc/1/comm; exit 1")
+	b.Restart = container.Restart{Policy: container.RestartOnFailure, Max: 1}
+	if out, _, s := n.run(t, b); out != "berth-init\nberth-init\n" || s.Run != 2 || s.ExitCode != 1 {
+		t.Errorf("log has %q after %+v", out, s)
 	}
 }
