@@ -27,11 +27,11 @@ func runtimeEnv() []string {
 
 // ExecuteInit adds calls that execute the program open in the register init, which
 // executes the command then. status takes its reports until it has. The descriptors
-// of both registers have numbers above InitStatus, all others are closed.
+// of both registers have numbers above InitStatus; all others from there on are
+// closed by it.
 func (p *Program) ExecuteInit(init, status Reg, args, env []string) {
 	what := "execute the container's init"
 	p.Call(unix.SYS_DUP3, Get(status), Int(InitStatus), Int(0)).As(what)
-	p.Call(unix.SYS_CLOSE_RANGE, Int(InitStatus+1), Int(1<<32-1), Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	argv := p.List(slices.Concat([]string{InitName, "--"}, args))
 	envp := p.List(slices.Concat([]string{initEnv + strconv.Itoa(len(p.ops)+1)}, runtimeEnv(), env))
 	p.Call(unix.SYS_EXECVEAT, Get(init), Str(""), argv, envp, Int(unix.AT_EMPTY_PATH)).As(what)

@@ -51,6 +51,9 @@ func TestGolden(t *testing.T) {
 		}},
 		{"old-kernel.txt", func(in *plan.Input) { in.Host.OverlayByName = true }},
 		{"network-path.txt", func(in *plan.Input) { in.Spec.Linux.Namespaces[2].Path = "/run/netns/x" }},
+		{"terminal-init.txt", func(in *plan.Input) {
+			in.Spec.Process.Terminal, in.Terminal, in.Init = true, &plan.Terminal{Rows: 24, Columns: 80}, true
+		}},
 		{"read-only-layer.txt", func(in *plan.Input) { in.Rootfs = plan.Rootfs{Lowers: []string{"/layers/base"}} }},
 	} {
 		in := plan.Input{Spec: spec(), Rootfs: layers, Stdin: true, Seccomp: make([]byte, 16), Host: host()}

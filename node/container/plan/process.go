@@ -68,9 +68,13 @@ func process(c *call.Program, l launch) error {
 	for i := range l.files {
 		c.Call(unix.SYS_DUP3, call.Get(childRegs+call.Reg(i)), call.Int(3+i), call.Int(0)).As("pass descriptors on")
 	}
-	if l.init == 0 { // before a filter that does not know the call; nothing that follows leaves a descriptor open
-		c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
+	status := Status
+	if l.init != 0 {
+		l.init, status = above(c, l.init), above(c, Status)
 	}
+	// Before a filter that does not know the call; nothing that follows leaves a
+	// descriptor open.
+	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	filter := func() {
 		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As("load the seccomp filter")
 	}
@@ -90,15 +94,19 @@ func process(c *call.Program, l launch) error {
 		l.gate()
 	}
 	if l.init != 0 {
-		status, init := c.Reg(), c.Reg()
-		for _, high := range []struct{ from, to call.Reg }{{Status, status}, {l.init, init}} {
-			c.Call(unix.SYS_FCNTL, call.Get(high.from), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(call.InitStatus+1)).To(high.to).As("prepare the container's init")
-		}
-		c.ExecuteInit(init, status, proc.Args, proc.Env)
+		c.ExecuteInit(l.init, status, proc.Args, proc.Env)
 		return nil
 	}
 	c.Execute(proc.Args, proc.Env)
 	return nil
+}
+
+// above returns a register with a copy of a descriptor, whose number is none that an
+// init is given.
+func above(c *call.Program, r call.Reg) call.Reg {
+	to := c.Reg()
+	c.Call(unix.SYS_FCNTL, call.Get(r), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(call.InitStatus+1)).To(to).As("prepare the container's init")
+	return to
 }
 
 // wait waits for a word from the shim, or whoever may give it, and fails if the
