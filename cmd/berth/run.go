@@ -119,7 +119,8 @@ func create(ctx context.Context, std stdio, node *client.Client, opts *runOption
 		}
 	}
 	res, err := node.ContainerCreate(ctx, req)
-	if cerrdefs.IsNotFound(err) && opts.pull == pullMissing {
+	// Another container that it names may be missing, too.
+	if cerrdefs.IsNotFound(err) && strings.Contains(err.Error(), "No such image") && opts.pull == pullMissing {
 		if err := pull(ctx, stdio{out: std.err, err: std.err}, node, req.Config.Image, opts.quiet); err != nil {
 			return "", err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 	"berth.internal/node/container/plan"
@@ -197,7 +198,7 @@ func (c *ctr) process(p *specs.Process, acc account) error {
 	p.ApparmorProfile, p.SelinuxLabel = spec.Security.AppArmor, spec.Security.Label
 	caps := p.Capabilities.Bounding
 	if spec.Security.Privileged {
-		caps = plan.Capabilities()
+		caps, _ = ownCapabilities()
 	}
 	caps, err := capabilities(caps, spec.CapAdd, spec.CapDrop)
 	if err != nil {
@@ -332,6 +333,22 @@ func capabilities(defaults, add, drop []string) ([]string, error) {
 }
 
 const capAll = "ALL"
+
+// ownCapabilities returns those that the node can give to a container with the
+// node's users, and those that it lacks itself.
+func ownCapabilities() (own, lacks []string) {
+	for i, name := range plan.Capabilities() {
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0)
+		switch {
+		case err != nil: // newer than the kernel
+		case has == 1:
+			own = append(own, name)
+		default:
+			lacks = append(lacks, name)
+		}
+	}
+	return own, lacks
+}
 
 // capabilityNames writes names as the kernel does: CAP_NET_ADMIN.
 func capabilityNames(known, names []string) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"berth.internal/node/image"
@@ -59,6 +60,14 @@ func (h *Host) complete(spec Spec, rec *record, img image.Image) (_ Spec, warnin
 		return spec, nil, err
 	}
 	rec.SharedUsers = rec.Users != 0
+	if spec.Security.WritableCgroups && !spec.HostUsers {
+		return spec, nil, unsupported("writable-cgroups with a user namespace is not supported: the container's cgroup belongs to the node's root; use --userns host, too")
+	}
+	if spec.Security.Privileged {
+		if _, lacks := ownCapabilities(); len(lacks) > 0 {
+			warnings = append(warnings, "The node itself does not have "+strings.Join(lacks, ", ")+": neither has the privileged container.")
+		}
+	}
 	if spec.Hostname == "" && (spec.Network == NetworkHost || spec.Namespaces.UTS == NamespaceHost) {
 		if spec.Hostname, err = os.Hostname(); err != nil {
 			return spec, nil, fmt.Errorf("read the node's hostname: %w", err)

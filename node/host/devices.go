@@ -157,16 +157,16 @@ func parseDeviceRule(rule string) (specs.LinuxDeviceCgroup, error) {
 // checkDevices reports what no device can be given by.
 func checkDevices(devices []Device, rules []string) error {
 	for _, d := range devices {
+		_, err := os.Stat(d.Source)
 		switch {
 		case !filepath.IsAbs(d.Source):
 			return invalid("invalid device %q: its path on the node must be absolute", d.Source)
+		case err != nil:
+			return invalid("error gathering device information while adding custom device %q: %v", d.Source, err)
 		case !strings.HasPrefix(filepath.Clean(d.Target), "/dev/") && filepath.Clean(d.Target) != "/dev":
 			return invalid("invalid device target %q: devices are below /dev", d.Target)
 		case d.Access == "" || strings.Trim(d.Access, allAccess) != "" || len(d.Access) > len(allAccess):
 			return invalid("invalid device mode %q of %s: it is of r, w and m", d.Access, d.Source)
-		}
-		if _, err := os.Stat(d.Source); err != nil {
-			return invalid("error gathering device information while adding custom device %q: %v", d.Source, err)
 		}
 	}
 	for _, rule := range rules {

@@ -148,6 +148,9 @@ func (h *Host) StartExec(ctx context.Context, id string, streams Streams) error 
 	process, err := h.run(ctx, x, streams)
 	if err != nil {
 		code := failureCode(err)
+		if code == codeNotStarted { // as Docker has it of exec
+			code = codeNotExecutable
+		}
 		x.update(func(e *Exec) { e.Running, e.ExitCode = false, code })
 		return err
 	}
@@ -197,7 +200,7 @@ func (h *Host) run(ctx context.Context, x *execution, streams Streams) (*contain
 	case errors.Is(err, container.ErrStatus), errors.Is(err, container.ErrNotFound):
 		return nil, conflict("container %s is not running", c.rec.ID)
 	case err != nil:
-		return nil, startFailure(x.spec.Args[0], err)
+		return nil, h.notExecuted(c, process, err)
 	}
 	x.update(func(e *Exec) { e.PID, x.process = started.Pid, started })
 	h.tell(c, "exec_start: "+x.spec.Args[0], "execID", x.id)
@@ -246,7 +249,11 @@ func (h *Host) execProcess(x *execution) (*specs.Process, error) {
 	}
 	p.Env = environ(rec.Spec.Hostname, acc, env)
 	if x.spec.Privileged {
-		p.Capabilities = capabilitiesOf(plan.Capabilities(), acc)
+		caps := plan.Capabilities()
+		if rec.Users == 0 {
+			caps, _ = ownCapabilities()
+		}
+		p.Capabilities = capabilitiesOf(caps, acc)
 	}
 	if x.spec.WorkingDir != "" {
 		p.Cwd = x.spec.WorkingDir

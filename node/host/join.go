@@ -36,7 +36,7 @@ func (s Spec) joins() []join {
 // ids into it. users is the first number of the user namespace that it thereby
 // shares, 0 if they have none or there are none. Errors: ErrNotFound; ErrUnsupported.
 func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err error) {
-	why := ""
+	why, several := "", false
 	for _, j := range spec.joins() {
 		other, err := h.find(j.ref)
 		if err != nil {
@@ -54,9 +54,8 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 		switch {
 		case theirs == 0:
 			why = fmt.Sprintf("The %s namespace of container %s, which has the host's users, implies these", j.what, other.name())
-		case users != 0 && users != theirs:
-			return 0, nil, unsupported("namespaces of two containers, each with a user namespace of its own, cannot be shared: the kernel lets a process be in one only; use --userns host")
 		default:
+			several = several || users != 0 && users != theirs
 			users = theirs
 		}
 	}
@@ -66,8 +65,8 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 	}{
 		{spec.Security.Privileged, "A privileged container"},
 		{spec.Network == NetworkHost, "The host's network"},
-		{spec.Namespaces.PID == NamespaceHost, "The host's processes"},
-		{spec.Namespaces.IPC == NamespaceHost, "The host's IPC"},
+		{spec.Namespaces.PID == NamespaceHost, "The host's PID namespace"},
+		{spec.Namespaces.IPC == NamespaceHost, "The host's IPC namespace"},
 	} {
 		if host.shared && why == "" {
 			why = host.name + " implies the host's users"
@@ -77,8 +76,11 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 		spec.HostUsers = true
 		warnings = append(warnings, why+": the container runs without a user namespace.")
 	}
-	if spec.HostUsers {
+	switch {
+	case spec.HostUsers:
 		users = 0
+	case several:
+		return 0, nil, unsupported("namespaces of two containers, each with a user namespace of its own, cannot be shared: the kernel lets a process be in one only; use --userns host")
 	}
 	return users, warnings, nil
 }
@@ -89,14 +91,14 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 // container is created. Errors: ErrConflict if one of the others does not run.
 func (h *Host) joinNamespaces(ctx context.Context, c *ctr, s *specs.Spec) (release func(), err error) {
 	var open []*os.File
-	release = func() {
+	closeAll := func() {
 		for _, f := range open {
 			_ = f.Close() // nothing was written
 		}
 	}
 	defer func() {
 		if err != nil {
-			release()
+			closeAll()
 		}
 	}()
 	enter := func(kind specs.LinuxNamespaceType, pid int) error {
@@ -120,7 +122,7 @@ func (h *Host) joinNamespaces(ctx context.Context, c *ctr, s *specs.Spec) (relea
 		}
 		other, err := h.find(j.ref)
 		if err != nil {
-			return nil, err
+			return nil, stopped(shortID(j.ref))
 		}
 		before, err := h.running(ctx, other)
 		if err != nil {
@@ -139,7 +141,7 @@ func (h *Host) joinNamespaces(ctx context.Context, c *ctr, s *specs.Spec) (relea
 			return nil, stopped(other.name())
 		}
 	}
-	return release, nil
+	return closeAll, nil
 }
 
 // running returns the state of a container that runs.

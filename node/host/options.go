@@ -249,7 +249,6 @@ func (s Spec) checkOptions() error {
 		}
 	}
 	_, joinsNetwork := Namespace(s.Network).container()
-	_, joinsPIDs := ns.PID.container()
 	switch {
 	case joinsNetwork && s.Hostname != "":
 		return invalid("conflicting options: hostname and the network mode")
@@ -257,8 +256,6 @@ func (s Spec) checkOptions() error {
 		return invalid("conflicting options: custom host-to-IP mapping and the network mode")
 	case ns.UTS == NamespaceHost && s.Hostname+s.Domainname != "":
 		return invalid("conflicting options: hostname and the UTS mode")
-	case (joinsNetwork || joinsPIDs) && s.Restart.Policy != container.RestartNo:
-		return unsupported("a restart policy with a namespace of another container is not supported yet: after a restart the other one's may be gone")
 	case s.Umask != nil && *s.Umask > 0o777:
 		return invalid("invalid umask %#o", *s.Umask)
 	case s.Log.MaxFiles < 0:

@@ -108,11 +108,11 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 		if errors.Is(err, container.ErrUnsupported) {
 			return unsupported("%v", err)
 		}
-		return startFailure(bundle.Spec.Process.Args[0], err) // runc and crun look for it now
+		return h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
 	}
 	h.connect(ctx, c)
 	if err := h.opts.Runtime.Start(ctx, id); err != nil {
-		return errors.Join(startFailure(bundle.Spec.Process.Args[0], err), h.undoCreate(ctx, c))
+		return errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))
 	}
 	st, err := h.opts.Runtime.State(ctx, id)
 	if err != nil {
