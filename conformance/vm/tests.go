@@ -8,7 +8,8 @@ import (
 
 // tests are those that must pass in the machine, none of them skipped.
 var tests = []string{
-	"TestAppArmor",
+	"TestAppArmor", "TestDefaultAppArmorIsAWarning",
+	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
 }
 
 // modules are what the tests need of the kernel; what these need comes with them.

@@ -2,6 +2,7 @@ package container_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,10 @@ func TestProcessAttributes(t *testing.T) {
 	caps := func(names ...string) *specs.LinuxCapabilities {
 		return &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
 	}
+	missing := ""
+	if !strings.Contains(capEff(t), "1ffffffffff") {
+		missing = "which the node itself has not"
+	}
 	for _, tc := range []struct {
 		name, script, want string
 		set                func(*specs.Spec)
@@ -69,11 +74,6 @@ func TestProcessAttributes(t *testing.T) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault}
 		}, ""},
 		{"sysctls of its users", "cat /proc/sys/user/max_mnt_namespaces", "3\n", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"user.max_mnt_namespaces": "3"} }, ""},
-		{"sysctl of its processes", "cat /proc/sys/kernel/pid_max", "1000\n", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.pid_max": "1000"} }, ""},
-		{"sysctl of its processes, with the node's users", "cat /proc/sys/vm/memfd_noexec", "1\n", func(s *specs.Spec) {
-			hostUsers(&container.Bundle{Spec: s})
-			s.Linux.Sysctl = map[string]string{"vm.memfd_noexec": "1"}
-		}, ""},
 		{"sysctls of ipc", "cat /proc/sys/kernel/msg_next_id /proc/sys/fs/mqueue/msg_max", "7\n20\n", func(s *specs.Spec) {
 			s.Linux.Sysctl = map[string]string{"kernel.msg_next_id": "7", "fs/mqueue/msg_max": "20"}
 		}, ""},
@@ -89,7 +89,7 @@ func TestProcessAttributes(t *testing.T) {
 		{"all of the node's capabilities", "grep CapEff /proc/self/status", capEff(t), func(s *specs.Spec) {
 			hostUsers(&container.Bundle{Spec: s})
 			s.Process.Capabilities = caps(plan.Capabilities()...)
-		}, "which the node itself has not"},
+		}, missing},
 		{"no capabilities at all", "grep CapBnd /proc/self/status; id -u", "CapBnd:\t0000000000000000\n0\n", func(s *specs.Spec) { s.Process.Capabilities = &specs.LinuxCapabilities{} }, ""},
 		{"groups", "id -G", "0 3 4 65535\n", func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{3, 4, 65535} }, ""},
 	} {
@@ -104,6 +104,40 @@ func TestProcessAttributes(t *testing.T) {
 				t.Errorf("warnings %q, want one with %q", warnings, tc.warning)
 			}
 		})
+	}
+}
+
+// TestSysctlsByKernel sets what belongs to a pid namespace on newer kernels only, and
+// is the node's on others.
+func TestSysctlsByKernel(t *testing.T) {
+	n := newNode(t)
+	for _, tc := range []struct {
+		name  string
+		users bool // of its own
+		since [2]int
+		value string
+	}{
+		{"kernel.pid_max", true, [2]int{6, 14}, "1000"},
+		{"vm.memfd_noexec", false, [2]int{6, 3}, "1"},
+	} {
+		set := func(s *specs.Spec) {
+			if !tc.users {
+				hostUsers(&container.Bundle{Spec: s})
+			}
+			s.Linux.Sysctl = map[string]string{tc.name: tc.value}
+		}
+		kernel := n.Kernel()
+		if slices.Compare(kernel[:], tc.since[:]) < 0 {
+			b := n.bundle(t, "true")
+			set(b.Spec)
+			if err := n.Create(testContext(t), b); err == nil || !strings.Contains(err.Error(), "it would change the node") {
+				t.Errorf("%s on Linux %v: %v, want a refusal", tc.name, kernel, err)
+			}
+			continue
+		}
+		if got, _ := runAsked(t, n, "cat /proc/sys/"+strings.ReplaceAll(tc.name, ".", "/"), set); got != tc.value+"\n" {
+			t.Errorf("%s is %q, want %s", tc.name, got, tc.value)
+		}
 	}
 }
 

@@ -19,10 +19,10 @@ func withoutMount(s *specs.Spec, dests ...string) {
 	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return slices.Contains(dests, m.Destination) })
 }
 
-// TestMounts looks from inside at all kinds of mounts.
-func TestMounts(t *testing.T) {
-	n := newNode(t)
-	src := filepath.Join(n.dir, "src")
+// mountSources makes a directory to be bound, and in the image one to be covered.
+func (n *node) mountSources(t *testing.T) (src string) {
+	t.Helper()
+	src = filepath.Join(n.dir, "src")
 	for _, dir := range []string{src, filepath.Join(src, "sub"), filepath.Join(n.lower, "full/deep")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -45,20 +45,25 @@ func TestMounts(t *testing.T) {
 	if err := os.Chown(filepath.Join(src, "file"), 5, 6); err != nil {
 		t.Fatal(err)
 	}
-	add := func(dest, kind, source string, options ...string) func(*specs.Spec) {
-		return func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: dest, Type: kind, Source: source, Options: options})
-		}
+	return src
+}
+
+// add returns what adds a mount.
+func add(dest, kind, source string, options ...string) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: dest, Type: kind, Source: source, Options: options})
 	}
+}
+
+// TestMounts looks from inside at all kinds of mounts.
+func TestMounts(t *testing.T) {
+	n := newNode(t)
+	src := n.mountSources(t)
 	const mode = "grep ' /x ' /proc/self/mountinfo | cut -d' ' -f6"
 	for _, tc := range []struct {
 		name, script, want string
 		set                func(*specs.Spec)
 	}{
-		{"copy of what is below", "cat /full/file /full/deep/file; echo new >/full/deep/file; echo x >/full/x; rm /full/file; ls /full; stat -c %a /full; cat /full/deep/file", "full/file\nfull/deep/file\ndeep\nx\n751\nnew\n", add("/full", "tmpfs", "tmpfs", "tmpcopyup", "nosuid")},
-		{"copy is bounded", "head -c 200000 /dev/zero 2>/dev/null >/full/big || echo full; cat /full/file", "full\nfull/file\n", add("/full", "tmpfs", "tmpfs", "tmpcopyup", "size=64k")},
-		{"copy of nothing", "ls /new; echo x >/new/x; stat -c %a /new", "1777\n", add("/new", "tmpfs", "tmpfs", "tmpcopyup")},
-		{"copy through a link", "cat /full/file; echo x >/link/x; ls /full", "full/file\ndeep\nfile\nx\n", add("/link", "tmpfs", "tmpfs", "tmpcopyup")},
 		{"mode of what is below", "stat -c %a /full; ls /full | wc -l", "751\n0\n", add("/full", "tmpfs", "tmpfs")},
 		{"mode of its own", "stat -c %a /full", "700\n", add("/full", "tmpfs", "tmpfs", "mode=700")},
 		{"read-only, with something in it", "touch /ro/x 2>/dev/null || echo no; touch /ro/in/x && echo yes", "no\nyes\n", func(s *specs.Spec) {
@@ -111,7 +116,7 @@ func TestMounts(t *testing.T) {
 			withoutMount(s, "/dev", "/dev/shm", "/dev/mqueue")
 			s.Mounts = slices.Insert(s.Mounts, 1, specs.Mount{Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"bind"}})
 		}},
-		{"a writable cgroup", "mkdir /sys/fs/cgroup/pids/sub && rmdir /sys/fs/cgroup/pids/sub && echo yes", "yes\n", func(s *specs.Spec) {
+		{"a writable cgroup", "cd /sys/fs/cgroup; [ -d pids ] && cd pids; mkdir sub && rmdir sub && echo yes", "yes\n", func(s *specs.Spec) {
 			hostUsers(&container.Bundle{Spec: s})
 			for i := range s.Mounts {
 				if s.Mounts[i].Type == "cgroup" {
@@ -256,5 +261,36 @@ func TestDevicesOfTheNode(t *testing.T) {
 		if want := "2\n0\nx\n"; got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestCopyUp mounts tmpfs that have what they cover. Kernels that take the layers of
+// an overlay by name only cannot do that.
+func TestCopyUp(t *testing.T) {
+	n := newNode(t)
+	n.mountSources(t)
+	for _, tc := range []struct {
+		name, script, want string
+		set                func(*specs.Spec)
+	}{
+		{"copy of what is below", "cat /full/file /full/deep/file; echo new >/full/deep/file; echo x >/full/x; rm /full/file; ls /full; stat -c %a /full; cat /full/deep/file", "full/file\nfull/deep/file\ndeep\nx\n751\nnew\n", add("/full", "tmpfs", "tmpfs", "tmpcopyup", "nosuid")},
+		{"copy is bounded", "head -c 200000 /dev/zero 2>/dev/null >/full/big || echo full; cat /full/file", "full\nfull/file\n", add("/full", "tmpfs", "tmpfs", "tmpcopyup", "size=64k")},
+		{"copy of nothing", "ls /new; echo x >/new/x; stat -c %a /new", "1777\n", add("/new", "tmpfs", "tmpfs", "tmpcopyup")},
+		{"copy through a link", "cat /full/file; echo x >/link/x; ls /full", "full/file\ndeep\nfile\nx\n", add("/link", "tmpfs", "tmpfs", "tmpcopyup")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if n.FallsBack() {
+				b := n.bundle(t, "true")
+				tc.set(b.Spec)
+				if err := n.Create(testContext(t), b); !errors.Is(err, container.ErrUnsupported) {
+					t.Errorf("Create = %v, want ErrUnsupported", err)
+				}
+				return
+			}
+			got, warnings := runAsked(t, n, tc.script, tc.set)
+			if got != tc.want || len(warnings) > 0 {
+				t.Errorf("%s\ngot  %q, warnings %q\nwant %q", tc.script, got, warnings, tc.want)
+			}
+		})
 	}
 }

@@ -133,6 +133,7 @@ func TestNamespaces(t *testing.T) {
 		}, "user=node pid=other ipc=other uts=other net=other cgroup=other time=other", "hostname", other.Spec.Hostname + "\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			ctx := testContext(t)
 			want := all
 			for is := range strings.FieldsSeq(tc.want) {
 				kind, _, _ := strings.Cut(is, "=")
