@@ -109,7 +109,10 @@ func (c *creation) run(ctx context.Context) (err error) {
 	if pids, err := rec.Group.Pids(); err != nil {
 		return err
 	} else if len(pids) > 0 {
-		return fmt.Errorf("cgroup %s is not empty: %d processes are in it", rec.Cgroup, len(pids))
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), rec.Cgroup)
+	}
+	if rec.Group.Frozen() { // what begins in there never begins
+		return fmt.Errorf("container's cgroup unexpectedly frozen: %s", rec.Cgroup)
 	}
 	if err := r.write(rec); err != nil { // from here on delete finds all
 		return err

@@ -411,14 +411,14 @@ func (b *builder) attachMounts() {
 }
 
 // pause lets hooks see the container before it has its root directory: at its
-// place on the node, or where the user namespace's root may not go, at /proc.
+// place on the node, or where the user namespace's root may not go, at /sys.
 // All mounts are attached beneath the root's descriptor in any case.
 func (b *builder) pause() {
 	c := b.child
 	hidden, attached := c.Label(), c.Label()
 	b.attachRoot(b.spec.Root.Path).On(hidden, unix.EACCES).Then(attached)
 	c.Place(hidden)
-	b.attachRoot("/proc")
+	b.attachRoot("/sys") // not at /proc, which hooks need
 	c.Place(attached)
 	b.attachMounts()
 	c.Ready()
