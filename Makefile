@@ -31,14 +31,15 @@ test-vm: deps ## run tests of the runtime on cgroup version 2 and AppArmor, in a
 	go vet -tags vm ./node/container
 	cd conformance && go run ./vm
 
-bench: deps build ## compare berth with other registries on this machine
+bench: deps build ## compare berth with other registries and engines on this machine
 	cd conformance && go run ./bench -berth $(BERTH) -peer /usr/bin/docker-registry $(BENCH)
 
 FUZZTIME   ?= 60s
 EFFORT     ?= 100
 MODEL_TIME ?= 10m
+CYCLES     ?= 10000
 
-soak: build ## fuzz every parser, FUZZTIME each, let disks fail under EFFORT loads, run the model for MODEL_TIME
+soak: build ## fuzz every parser, FUZZTIME each, let disks fail under EFFORT loads, run the model for MODEL_TIME, and CYCLES containers
 	for package in $$(go list ./...); do \
 		for fuzz in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$package $$fuzz"; \
@@ -47,6 +48,7 @@ soak: build ## fuzz every parser, FUZZTIME each, let disks fail under EFFORT loa
 	done
 	cd conformance && POWERCUT_EFFORT=$(EFFORT) go test -count=1 -timeout 2h -v ./powercut
 	cd conformance && MODEL_TIME=$(MODEL_TIME) go test -count=1 -timeout 24h -run Model -v ./model
+	CYCLES=$(CYCLES) go test -count=1 -timeout 24h -run Cycles -v ./node/container
 
 run: build ## start berth here and show what it does
 	deploy/run.sh

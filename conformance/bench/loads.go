@@ -21,6 +21,8 @@ type sizes struct {
 	freed, freedSize    int // blobs that the collector takes away, and the bytes of each
 	stored              int // blobs that are there at a start
 	starts              int
+	lives               int           // of containers
+	running, many       int           // containers at a time: to weigh, and as many as a node shall hold
 	duration            time.Duration // of the loads that repeat one request
 }
 
@@ -28,6 +30,7 @@ func full() sizes {
 	return sizes{
 		big: 256 * mib, medium: 16 * mib, mediums: 16, smalls: 3000, manifests: 2000, tags: 500,
 		manyTags: 10_000, manyRepos: 10_000, freed: 10_000, freedSize: 65 << 10, stored: 100_000, starts: 5, duration: 2 * time.Second,
+		lives: 100, running: 100, many: 500,
 	}
 }
 
@@ -36,6 +39,7 @@ func small() sizes {
 	return sizes{
 		big: 2 * mib, medium: mib, mediums: 2, smalls: 20, manifests: 20, tags: 20,
 		manyTags: 20, manyRepos: 20, freed: 50, freedSize: 65 << 10, stored: 50, starts: 1, duration: 20 * time.Millisecond,
+		lives: 3, running: 3, many: 6,
 	}
 }
 

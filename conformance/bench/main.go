@@ -1,10 +1,13 @@
-// Command bench drives berth and other registries side by side with the same
-// load, in turns, and prints what each did, what of the processor it took, and
+// Command bench drives berth and other registries, and its node beside other
+// engines and OCI runtimes, side by side with the same load, in turns, and prints what each did, what of the processor it took, and
 // the ratio to berth. The column "floor" is the least that a server in Go could
 // do with the same care of data: see floor.go. Servers that it starts keep their
 // data below -dir and are stopped at the end.
 //
 //	go run ./bench -berth ../bin/berth -peer /usr/bin/docker-registry
+//	go run ./bench -berth ../bin/berth -only '^node'
+//
+// The node's part needs root.
 package main
 
 import (
@@ -100,15 +103,20 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if !o.loadsRegistries() {
+		targets = targets[:0]
+	}
 	for _, t := range targets {
 		if _, err := t.up(ctx, filepath.Join(dir, t.name)); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, t.down()) }()
 	}
-	results, err := o.measure(ctx, targets, progress)
-	if err != nil {
-		return err
+	var results []result
+	if len(targets) > 0 {
+		if results, err = o.measure(ctx, targets, progress); err != nil {
+			return err
+		}
 	}
 	if len(o.berths) == 1 {
 		ours, err := o.ours(ctx, dir, progress)
@@ -120,7 +128,34 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if o.json {
 		return json.NewEncoder(out).Encode(results)
 	}
-	return show(out, targets, results)
+	return showAll(out, targets, results)
+}
+
+// loadsRegistries reports whether a load is chosen that all registries run.
+func (o options) loadsRegistries() bool {
+	return slices.ContainsFunc(loads(o.sizes), func(l load) bool { return o.only.MatchString(l.name) })
+}
+
+// showAll prints a table of registries, and one of what runs containers.
+func showAll(out io.Writer, targets []*target, results []result) error {
+	ofNodes := func(r result) bool { return strings.HasPrefix(r.Load, nodePrefix) }
+	registries := slices.DeleteFunc(slices.Clone(results), ofNodes)
+	nodes := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return !ofNodes(r) })
+	if len(registries) > 0 {
+		if len(targets) == 0 {
+			targets = []*target{{name: "berth"}}
+		}
+		if err := show(out, targets, registries); err != nil {
+			return err
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	if len(registries) > 0 {
+		fmt.Fprintln(out)
+	}
+	return show(out, nodeTargets(), nodes)
 }
 
 // targets returns berth first: the others are compared with it.

@@ -31,6 +31,7 @@ func (o options) ours(ctx context.Context, dir string, progress io.Writer) ([]re
 		{"auth", o.auth},
 		{"collect", o.collect},
 		{"start", o.start},
+		{"node", o.node},
 	} {
 		if !o.only.MatchString(story.name) {
 			continue
@@ -43,7 +44,7 @@ func (o options) ours(ctx context.Context, dir string, progress io.Writer) ([]re
 			}
 			for _, r := range rows {
 				fmt.Fprintf(progress, "%-34s %-16s %10.4g %s\n", r.Load, r.Target, median(r.Values), r.Unit)
-				at := slices.IndexFunc(results, func(s result) bool { return s.Load == r.Load })
+				at := slices.IndexFunc(results, func(s result) bool { return s.Load == r.Load && s.Target == r.Target })
 				if at < 0 {
 					results = append(results, r)
 				} else {

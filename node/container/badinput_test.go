@@ -32,7 +32,7 @@ func TestBadPrograms(t *testing.T) {
 		many[i] = fmt.Sprintf("VARIABLE_%d=%d", i, i)
 	}
 	for name, content := range map[string][]byte{
-		"foreign": foreign, "cut": elf[:100], "empty": nil, "script": []byte("#!/no/such/interpreter\n"), "loop": []byte("#!/bin/loop\n"),
+		"foreign": foreign, "cutoff": elf[:100], "empty": nil, "script": []byte("#!/no/such/interpreter\n"), "loop": []byte("#!/bin/loop\n"),
 		"directory": []byte("#!/etc\n"), "fine": []byte("#!/bin/sh\necho fine\n"), "long": []byte("#!/" + strings.Repeat("x", 5000) + "\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(n.lower, "bin", name), content, 0o755); err != nil {
@@ -58,7 +58,7 @@ func TestBadPrograms(t *testing.T) {
 		{"not executable", []string{"/bin/plain"}, nil, 126, "permission denied"},
 		{"not executable in PATH", []string{"plain"}, nil, 126, "permission denied"},
 		{"of another processor", []string{"/bin/foreign"}, nil, 126, "exec format error"},
-		{"cut off", []string{"/bin/cut"}, nil, 126, "exec format error"},
+		{"cut off", []string{"/bin/cutoff"}, nil, 126, "exec format error"},
 		{"empty", []string{"/bin/empty"}, nil, 126, "exec format error"},
 		{"script without its interpreter", []string{"/bin/script"}, nil, 127, "no such file or directory"},
 		{"script that interprets itself", []string{"/bin/loop"}, nil, 126, "too many levels of symbolic links"},

@@ -83,6 +83,13 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 		{"sleep", "1000"}, {"true"}, {"nothing"}, {"sh", "-c", "sleep 1000 & sleep 1000 & echo x; wait"},
 		{"sh", "-c", "(sleep 1000 &); echo x"}, {"sleep", "1000"},
 	}[kind]
+	if b.Spec.Process.Terminal = rnd.IntN(4) == 0; b.Spec.Process.Terminal {
+		b.Terminal = &container.TerminalSize{Rows: 24, Columns: 80}
+	}
+	b.Init = rnd.IntN(4) == 0
+	if kind == 0 && rnd.IntN(2) == 0 {
+		b.Restart = container.Restart{Policy: container.RestartAlways}
+	}
 	say("create")
 	if err := r.Create(ctx, b); err != nil {
 		return dead(err, "create")
@@ -90,7 +97,7 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 	var streams *container.Streams
 	if rnd.IntN(3) == 0 {
 		say("attach")
-		s, err := r.Attach(ctx, b.ID, container.AttachOptions{Stdout: true, Stderr: true})
+		s, err := r.Attach(ctx, b.ID, container.AttachOptions{Stdout: true, Stderr: !b.Spec.Process.Terminal})
 		if err != nil && !errors.Is(err, container.ErrStatus) {
 			return dead(err, "attach")
 		}
@@ -107,12 +114,38 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 			say("exec")
 			p := *b.Spec.Process
 			p.Args = []string{[]string{"true", "sleep", "nothing"}[rnd.IntN(3)], "1000"}
-			e, err := r.Exec(ctx, b.ID, container.ExecSpec{Process: p, AttachOptions: container.AttachOptions{Stdin: rnd.IntN(2) == 0, Stdout: rnd.IntN(2) == 0}})
+			spec := container.ExecSpec{AttachOptions: container.AttachOptions{Stdin: rnd.IntN(2) == 0, Stdout: rnd.IntN(2) == 0}}
+			if p.Terminal = rnd.IntN(2) == 0; p.Terminal {
+				spec.Terminal = &container.TerminalSize{Rows: 24, Columns: 80}
+			}
+			spec.Process = p
+			e, err := r.Exec(ctx, b.ID, spec)
 			if err == nil {
 				err = e.Close()
 			}
 			if err != nil && !errors.Is(err, container.ErrStatus) && !errors.Is(err, container.ErrNoCommand) {
 				return dead(err, "exec")
+			}
+		}
+		if kind == 3 && rnd.IntN(2) == 0 {
+			say("pause")
+			if err := r.Pause(ctx, b.ID); err != nil && !errors.Is(err, container.ErrStatus) {
+				return dead(err, "pause")
+			}
+		}
+		if b.Restart.Policy != container.RestartNo {
+			for range rnd.IntN(3) {
+				say("restart")
+				if err := r.Kill(ctx, b.ID, syscall.SIGKILL); err != nil && !errors.Is(err, container.ErrStatus) {
+					return dead(err, "restart")
+				}
+				if _, err := r.WaitRun(ctx, b.ID, 1+rnd.IntN(2)); err != nil {
+					return dead(err, "wait for the run of")
+				}
+			}
+			say("take the policy from")
+			if err := r.SetRestart(ctx, b.ID, container.Restart{}); err != nil && !errors.Is(err, container.ErrStatus) {
+				return dead(err, "set the policy of")
 			}
 		}
 		say("kill")
@@ -133,7 +166,7 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 		return dead(err, "delete")
 	}
 	if streams != nil {
-		if _, err := io.Copy(io.Discard, streams.Stdout); err != nil {
+		if _, err := io.Copy(io.Discard, streams.Stdout); err != nil && !errors.Is(err, syscall.EIO) {
 			return fmt.Errorf("read output of a removed container: %w", err)
 		}
 	}
@@ -299,6 +332,9 @@ func (n *node) settle(t *testing.T, a cyclerArgs) {
 	}
 	for _, s := range states {
 		if s.Status != container.StatusStopped {
+			if err := n.SetRestart(ctx, s.ID, container.Restart{}); err != nil && !errors.Is(err, container.ErrStatus) {
+				t.Errorf("take the policy from %+v: %v", s, err)
+			}
 			if err := n.Kill(ctx, s.ID, syscall.SIGKILL); err != nil && !errors.Is(err, container.ErrStatus) {
 				t.Errorf("kill %+v: %v", s, err)
 			}
