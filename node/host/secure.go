@@ -1,9 +1,9 @@
 package host
 
 import (
+	"errors"
 	"slices"
 
-	mobyseccomp "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container"
@@ -39,11 +39,17 @@ func secure(s *specs.Spec, sec Security) error {
 	case sec.Seccomp == "":
 		return container.SetDefaultSeccomp(s)
 	}
-	profile, err := mobyseccomp.LoadProfile(sec.Seccomp, s)
-	if err != nil {
+	return loadSeccomp(sec.Seccomp, s)
+}
+
+// loadSeccomp gives s a profile of the user's.
+func loadSeccomp(profile string, s *specs.Spec) error {
+	switch err := container.LoadSeccomp([]byte(profile), s); {
+	case errors.Is(err, container.ErrUnsupported):
+		return unsupported("seccomp profile: %v", err)
+	case err != nil:
 		return invalid("decoding seccomp profile failed: %v", err)
 	}
-	s.Linux.Seccomp = profile
 	return nil
 }
 
@@ -52,9 +58,5 @@ func (sec Security) check() error {
 	if sec.Seccomp == "" || sec.Seccomp == SeccompUnconfined {
 		return nil
 	}
-	s := container.DefaultSpec()
-	if _, err := mobyseccomp.LoadProfile(sec.Seccomp, s); err != nil {
-		return invalid("decoding seccomp profile failed: %v", err)
-	}
-	return nil
+	return loadSeccomp(sec.Seccomp, container.DefaultSpec())
 }
