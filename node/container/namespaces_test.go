@@ -266,3 +266,47 @@ func TestNamespacesRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestRestartJoinsTheSame lets a container begin again whose namespaces are another's,
+// which is gone by then: its number may be somebody else's.
+func TestRestartJoinsTheSame(t *testing.T) {
+	n := newNode(t)
+	ctx := testContext(t)
+	other := n.bundle(t, "sleep", "1000")
+	n.create(t, other)
+	n.start(t, other.ID)
+	state, err := n.State(ctx, other.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := n.bundle(t, "sh", "-c", "for k in ipc net uts; do readlink /proc/self/ns/$k; done; stat -c %u /x; exit 3")
+	share(b, state.Pid, specs.IPCNamespace, specs.NetworkNamespace, specs.UTSNamespace)
+	b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{
+		Destination: "/x", Type: "bind", Source: n.lower, Options: []string{"bind"},
+		UIDMappings: b.Spec.Linux.UIDMappings, GIDMappings: b.Spec.Linux.GIDMappings,
+	})
+	b.Restart = container.Restart{Policy: container.RestartOnFailure, Max: 1}
+	want := ""
+	for _, kind := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.NetworkNamespace, specs.UTSNamespace} {
+		link, err := os.Readlink(nsPath(state.Pid, kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want += link + "\n"
+	}
+	want += "0\n"
+	n.create(t, b)
+	if err := n.Kill(ctx, other.ID, 9); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Wait(ctx, other.ID); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, b.ID)
+	if s, err := n.Wait(ctx, b.ID); err != nil || s.ExitCode != 3 || s.Run != 2 {
+		t.Errorf("Wait = %+v, %v; want a second run that ends with 3", s, err)
+	}
+	if got, stderr := readLog(t, b.Log.Path); got != want+want {
+		t.Errorf("it says\n%s%s, want twice\n%s", got, stderr, want)
+	}
+}

@@ -76,7 +76,11 @@ func process(c *call.Program, l launch) error {
 	// descriptor open.
 	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
 	filter := func() {
-		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As("load the seccomp filter")
+		what := "load the seccomp filter"
+		if flags := l.linux.Seccomp; l.flags != 0 && flags != nil {
+			what += fmt.Sprintf(" with flags %s", flags.Flags) // which the kernel may not know
+		}
+		c.Call(unix.SYS_SECCOMP, call.Int(unix.SECCOMP_SET_MODE_FILTER), call.Int(l.flags), call.Filter(l.seccomp)).As(what)
 	}
 	if len(l.seccomp) > 0 && !proc.NoNewPrivileges {
 		filter() // needs the capabilities that go next
