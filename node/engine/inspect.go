@@ -57,8 +57,14 @@ func newSummary(c host.Container, now time.Time) summary {
 // API 1.52 read beside it.
 type inspect struct {
 	container.InspectResponse
+	Config          containerConfig
 	NetworkSettings networkSettings
 	HostConfig      hostConfig
+}
+
+type containerConfig struct {
+	*container.Config
+	OnBuild []string // an image's: a container has none
 }
 
 type hostConfig struct {
@@ -114,8 +120,8 @@ func (e *Engine) newInspect(c host.Container) inspect {
 			ExecIDs:         c.Execs,
 			GraphDriver:     &storage.DriverData{Name: storageDriver, Data: map[string]string{}},
 			Mounts:          mountPoints(c.Spec.Mounts),
-			Config:          newConfig(c),
 		},
+		Config:     containerConfig{Config: newConfig(c)},
 		HostConfig: hostConfig{HostConfig: newHostConfig(c.Spec)},
 		NetworkSettings: networkSettings{NetworkSettings: container.NetworkSettings{
 			Ports: network.PortMap{}, Networks: endpoints(c),
@@ -216,6 +222,14 @@ func newHostConfig(s host.Spec) *container.HostConfig {
 		Runtime:        cmp.Or(s.Runtime, runtimeName),
 		Umask:          s.Umask,
 		Resources:      newResources(s),
+	}
+	if masked, readonly := host.DefaultPaths(); !s.Security.Privileged {
+		if hc.MaskedPaths == nil {
+			hc.MaskedPaths = masked
+		}
+		if hc.ReadonlyPaths == nil {
+			hc.ReadonlyPaths = readonly
+		}
 	}
 	if s.Init {
 		hc.Init = &s.Init

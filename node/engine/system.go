@@ -33,7 +33,7 @@ func (e *Engine) ping(w http.ResponseWriter, r *http.Request) error {
 // version answers GET /version: 200.
 func (e *Engine) version(w http.ResponseWriter, _ *http.Request) error {
 	kernel := kernelRelease()
-	return writeJSON(w, http.StatusOK, system.VersionResponse{
+	return writeJSON(w, http.StatusOK, versionAnswer{GitCommit: e.cfg.Commit, VersionResponse: system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "berth"},
 		Version:  e.cfg.Version, APIVersion: maxVersion.String(), MinAPIVersion: minVersion.String(),
 		GitCommit: e.cfg.Commit, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH, KernelVersion: kernel,
@@ -45,7 +45,7 @@ func (e *Engine) version(w http.ResponseWriter, _ *http.Request) error {
 				"BuildTime": "", "Experimental": "false",
 			},
 		}},
-	})
+	}})
 }
 
 // info is what there is to know about the node: Moby's present type and what
@@ -58,6 +58,23 @@ type info struct {
 	KernelMemoryTCP   bool
 	ClusterStore      string
 	ClusterAdvertise  string
+	ContainerdCommit  commit
+	RuncCommit        commit
+	InitCommit        commit
+}
+
+// commit is what a program was built from, of those that the node does not use.
+type commit struct {
+	ID       string
+	Expected string // gone since 1.48
+}
+
+// versionAnswer is Moby's present type with fields that older clients read, also if
+// they are empty.
+type versionAnswer struct {
+	system.VersionResponse
+	GitCommit string
+	BuildTime string
 }
 
 // info answers GET /info: 200.
@@ -198,7 +215,7 @@ func (e *Engine) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		return encode(out, newEvent(ev)) == nil
 	}
-	if !since.IsZero() {
+	if r.FormValue("since") != "" { // 0 is a time, too
 		for _, ev := range sub.Past {
 			if !ev.Time.Before(since) && (until.IsZero() || !ev.Time.After(until)) && !send(ev) {
 				return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -95,7 +96,7 @@ func (h *Host) CreateExec(_ context.Context, ref string, spec ExecSpec) (string,
 		delete(h.execs, id)
 	}
 	h.mu.Unlock()
-	h.tell(c, "exec_create: "+spec.Args[0], "execID", x.id)
+	h.tell(c, "exec_create: "+strings.Join(spec.Args, " "), "execID", x.id)
 	return x.id, nil
 }
 
@@ -203,7 +204,7 @@ func (h *Host) run(ctx context.Context, x *execution, streams Streams) (*contain
 		return nil, h.notExecuted(c, process, err)
 	}
 	x.update(func(e *Exec) { e.PID, x.process = started.Pid, started })
-	h.tell(c, "exec_start: "+x.spec.Args[0], "execID", x.id)
+	h.tell(c, "exec_start: "+strings.Join(x.spec.Args, " "), "execID", x.id)
 	return started, nil
 }
 

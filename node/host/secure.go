@@ -53,6 +53,13 @@ func loadSeccomp(profile string, s *specs.Spec) error {
 	return nil
 }
 
+// DefaultPaths returns the paths that are masked, and those that are read-only, in a
+// container that does not say.
+func DefaultPaths() (masked, readonly []string) {
+	s := container.DefaultSpec()
+	return s.Linux.MaskedPaths, s.Linux.ReadonlyPaths
+}
+
 // check reports a profile that is none.
 func (sec Security) check() error {
 	if sec.Seccomp == "" || sec.Seccomp == SeccompUnconfined {

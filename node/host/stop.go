@@ -130,6 +130,7 @@ func (h *Host) Restart(ctx context.Context, ref string, opts StopOptions) error 
 		if err := h.stop(ctx, c, opts); err != nil {
 			return err
 		}
+		h.tell(c, "stop")
 	}
 	if err := h.Start(ctx, c.rec.ID); err != nil && !errors.Is(err, ErrNotModified) {
 		return err
