@@ -3,6 +3,7 @@ package container_test
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -282,5 +283,107 @@ func TestStdioIsOfTheContainer(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestRaceInSharedNamespaces makes containers in the namespaces of one that looks
+// into all that comes: their first processes are copies of their shims until they
+// execute their programs.
+func TestRaceInSharedNamespaces(t *testing.T) {
+	n := newNode(t)
+	n.probe(t)
+	for _, users := range []string{"own", "host"} {
+		t.Run(users, func(t *testing.T) {
+			var root unix.Stat_t
+			if err := unix.Stat("/", &root); err != nil {
+				t.Fatal(err)
+			}
+			hunter := n.bundle(t, "probe", "hunt", fmt.Sprint(root.Dev))
+			types := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace, specs.CgroupNamespace}
+			if users == "host" {
+				hostUsers(&hunter)
+			} else {
+				types = append(types, specs.UserNamespace)
+			}
+			out := n.begin(t, hunter)
+			state, err := n.State(testContext(t), hunter.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 25 {
+				b := n.bundle(t, "true")
+				if users == "host" {
+					hostUsers(&b)
+				}
+				share(b, state.Pid, types...)
+				b.Spec.Hostname = ""
+				if b.Spec.Process.Terminal = i%2 == 1; b.Spec.Process.Terminal {
+					b.Terminal = &container.TerminalSize{Rows: 24, Columns: 80}
+				}
+				n.create(t, b)
+				n.start(t, b.ID)
+				if _, err := n.Wait(testContext(t), b.ID); err != nil {
+					t.Fatal(err)
+				}
+				if err := n.Delete(testContext(t), b.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := n.halt(t, hunter.ID, out); got != "" {
+				t.Errorf("the container found:\n%s", got)
+			}
+		})
+	}
+}
+
+// TestTerminalOfHostileImage gives terminals to containers whose image, and whose
+// processes, put other things in the place of what belongs to terminals
+// (CVE-2016-9962, CVE-2025-52565). They get a terminal of their own devpts, or none.
+func TestTerminalOfHostileImage(t *testing.T) {
+	n := newNode(t)
+	victim := filepath.Join(n.dir, "victim")
+	if err := errors.Join(os.Mkdir(victim, 0o777), os.WriteFile(filepath.Join(victim, "file"), nil, 0o666), os.MkdirAll(filepath.Join(n.lower, "dev"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"console": victim + "/file", "ptmx": victim + "/file", "pts": victim, "tty": "/proc/self/fd/9", "null": victim + "/file"} {
+		if err := os.Symlink(to, filepath.Join(n.lower, "dev", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// 88 is the major number of terminals of a devpts, in hex.
+	const look = "stat -L -c %t /proc/self/fd/0 /dev/console /dev/pts/0; echo x >/dev/tty"
+	for _, users := range []string{"own", "host"} {
+		b := n.withTerminal(t, users, look+"; rm -rf /dev/ptmx /dev/console /dev/tty; ln -s /etc /dev/ptmx; ln -s /etc /dev/console; ln -s /bin/busybox /dev/tty; echo done; while :; do sleep 1; done")
+		n.create(t, b)
+		n.start(t, b.ID)
+		waitLog(t, b.Log.Path, "done\r")
+		if got, _ := readLog(t, b.Log.Path); !strings.HasPrefix(strings.ReplaceAll(got, "\r", ""), "88\n88\n88\nx\n") {
+			t.Errorf("%s users: the terminal is %q", users, got)
+		}
+		p := *processWith(b, "sh", "-c", "stat -L -c %t /proc/self/fd/0 /proc/self/fd/1; tty")
+		p.Terminal = true
+		e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: p, Terminal: &container.TerminalSize{}, AttachOptions: container.AttachOptions{Stdout: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.ReplaceAll(readAll(t, e.Stdout), "\r", ""); got != "88\n88\n/dev/pts/1\n" {
+			t.Errorf("%s users: the terminal of exec is %q", users, got)
+		}
+		if _, err := e.Wait(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		_ = e.Close()
+		if err := n.Kill(testContext(t), b.ID, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		if _, err := n.Wait(testContext(t), b.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if entries, err := os.ReadDir(victim); err != nil || len(entries) != 1 {
+		t.Errorf("the node's directory has %v, %v", entries, err)
+	}
+	if info, err := os.Stat(filepath.Join(victim, "file")); err != nil || info.Size() != 0 || info.Mode().Perm() != 0o644 && info.Mode().Perm() != 0o666 {
+		t.Errorf("the node's file is %+v, %v", info, err)
 	}
 }

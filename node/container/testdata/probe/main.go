@@ -26,7 +26,7 @@ func main() {
 	case "flip":
 		flip(args)
 	case "hunt":
-		hunt()
+		hunt(args)
 	case "keys":
 		keys()
 	case "mounts":
@@ -60,7 +60,7 @@ func flip(names []string) {
 
 // hunt looks into every other process that comes, by all ways there are, and says
 // whenever it got hold of something that is not the container's own.
-func hunt() {
+func hunt(args []string) {
 	runtime.LockOSThread() // who traces is a thread
 	fmt.Println("ready")
 	self := strconv.Itoa(os.Getpid())
@@ -73,6 +73,10 @@ func hunt() {
 	if err := unix.Stat("/", &root); err != nil {
 		fmt.Println("found:", err)
 	}
+	foreign := func(dev uint64) bool { return dev != root.Dev }
+	if len(args) > 0 { // there are other containers' processes: only the node's root is foreign
+		foreign = func(dev uint64) bool { return strconv.FormatUint(dev, 10) == args[0] }
+	}
 	for {
 		procs, err := filepath.Glob("/proc/[0-9]*")
 		if err != nil {
@@ -80,7 +84,7 @@ func hunt() {
 		}
 		for _, p := range procs {
 			if pid := filepath.Base(p); pid != self && pid != "1" {
-				look(p, pid, root, busybox)
+				look(p, pid, foreign, busybox)
 			}
 		}
 	}
@@ -89,7 +93,7 @@ func hunt() {
 // header is how the file of a program begins.
 type header [128]byte
 
-func look(p, number string, root unix.Stat_t, busybox header) {
+func look(p, number string, foreign func(uint64) bool, busybox header) {
 	var got header
 	pid, err := strconv.Atoi(number)
 	if err != nil {
@@ -103,7 +107,7 @@ func look(p, number string, root unix.Stat_t, busybox header) {
 	}
 	for _, link := range []string{"/root", "/cwd"} {
 		var st unix.Stat_t
-		if err := unix.Stat(p+link, &st); err == nil && st.Dev != root.Dev {
+		if err := unix.Stat(p+link, &st); err == nil && foreign(st.Dev) {
 			fmt.Println("found:", link, "of", shown(p))
 		}
 	}
