@@ -46,7 +46,6 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
 		return err
 	}
 	listening(spec, o.Listeners)
-	complete(spec.Process, spec.Root.Path)
 	release, err := r.make(o.ID)
 	if err != nil {
 		return err
@@ -190,14 +189,15 @@ func listening(s *specs.Spec, n int) {
 	}
 }
 
-// runnable returns the spec with a process, which start then refuses: it may be left
-// out until then.
+// runnable returns the spec with its process as it is executed; without one, with one
+// that start refuses: it may be left out until then.
 func runnable(s *specs.Spec) *specs.Spec {
-	if s.Process != nil {
-		return s
-	}
 	with := *s
-	with.Process = &specs.Process{Cwd: "/", Args: []string{"/"}}
+	if s.Process == nil {
+		with.Process = &specs.Process{Cwd: "/", Args: []string{"/"}}
+	} else {
+		with.Process = complete(s.Process, s.Root.Path)
+	}
 	return &with
 }
 

@@ -12,12 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// complete makes a process's environment what others make of it: of a variable that
+// complete returns a process with an environment as others make it: of a variable that
 // is there twice the last one counts, and HOME is the user's if it is not set.
-func complete(p *specs.Process, rootfs string) {
-	if p == nil {
-		return
-	}
+func complete(p *specs.Process, rootfs string) *specs.Process {
 	seen := map[string]bool{}
 	var env []string
 	for _, kv := range slices.Backward(p.Env) {
@@ -31,7 +28,9 @@ func complete(p *specs.Process, rootfs string) {
 	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
 		env = append(env, "HOME="+home(rootfs, p.User.UID))
 	}
-	p.Env = env
+	with := *p
+	with.Env = env
+	return &with
 }
 
 // maxPasswd is how much of a container's /etc/passwd is read, in bytes.

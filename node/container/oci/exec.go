@@ -74,9 +74,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return 0, err
 	}
 	defer front.Close()
-	proc := *o.Process
-	complete(&proc, rec.Spec.Root.Path)
-	o.Process = &proc
+	o.Process = complete(o.Process, rec.Spec.Root.Path)
 	terminal := terminalOf(o.Process)
 	if terminal != nil {
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

@@ -193,7 +193,7 @@ func (r *Runtime) containerHooks(ctx context.Context, front *container.Front, re
 	}
 	for i, hook := range list {
 		if hook.Env == nil && status == StatusCreated && rec.Spec.Process != nil {
-			hook.Env = rec.Spec.Process.Env // it begins where that process would
+			hook.Env = runnable(rec.Spec).Process.Env // it begins where that process would
 		}
 		if err := r.containerHook(ctx, front, rec, hook, state, dir); err != nil {
 			return fmt.Errorf("error running %s hook #%d: %w (%s)", name, i, err, hook.Path)

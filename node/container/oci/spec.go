@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"os"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container"
@@ -26,7 +28,10 @@ func ExampleSpec() *specs.Spec {
 	}
 	s.Linux.Namespaces = []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.MountNamespace},
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // as runc: on cgroup version 2 only
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
 	return s
