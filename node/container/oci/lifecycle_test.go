@@ -344,6 +344,9 @@ func TestBadIDs(t *testing.T) {
 			}
 		}
 	}
+	if err := os.Mkdir(r.root, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	// Somebody's link in the place of a container's directory is none.
 	link := filepath.Join(r.root, "x")
 	if err := os.Symlink(outside, link); err != nil {
@@ -621,4 +624,41 @@ func TestCgroupInUse(t *testing.T) {
 		t.Errorf("Create in a cgroup in use: %v", err)
 	}
 	r.wantStatus(t, "c1", oci.StatusCreated)
+}
+
+// TestSharedPids kills all processes of a container that has no pid namespace of its
+// own, also when the first one has ended.
+func TestSharedPids(t *testing.T) {
+	r := newRuntime(t, "sleep", "1000")
+	r.spec.Linux.Namespaces = slices.DeleteFunc(r.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	r.create(t, "c1")
+	r.start(t, "c1")
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	stdio, _ := streams(t)
+	if _, err := r.Exec(t.Context(), oci.ExecOptions{ID: "c1", Process: r.spec.Process, Stdio: stdio, Detach: true, PidFile: pidFile}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := strconv.Atoi(string(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := r.state(t, "c1").Pid
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitPid(t, first)
+	r.wantStatus(t, "c1", oci.StatusStopped)
+	if err := r.Kill("c1", unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if ws := waitPid(t, second); ws.Signal() != unix.SIGKILL {
+		t.Errorf("the other process ended with %#x", ws)
+	}
+	if err := r.Kill("c1", unix.SIGKILL, false); !errors.Is(err, oci.ErrStatus) {
+		t.Errorf("Kill of nobody: %v, want %v", err, oci.ErrStatus)
+	}
 }

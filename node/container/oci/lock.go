@@ -15,6 +15,9 @@ func (r *Runtime) make(id string) (release func(), err error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(r.cfg.Root, 0o700); err != nil {
+		return nil, err
+	}
 	if err := os.Mkdir(r.path(id), 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, ErrExists

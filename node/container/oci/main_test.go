@@ -3,6 +3,7 @@ package oci_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -97,6 +98,9 @@ func newRuntime(t *testing.T, args ...string) *runtime {
 func (r *runtime) clean(t *testing.T) {
 	t.Helper()
 	list, err := r.List()
+	if errors.Is(err, fs.ErrNotExist) {
+		return // there never was one
+	}
 	if err != nil {
 		t.Error(err)
 	}

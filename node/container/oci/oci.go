@@ -46,15 +46,12 @@ type Runtime struct {
 	cfg Config
 }
 
-// Open prepares the directory of cfg.
+// Open returns a Runtime. The first container makes its directory.
 func Open(cfg Config) (*Runtime, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	root, err := filepath.Abs(cfg.Root)
-	if err == nil {
-		err = os.MkdirAll(root, 0o700)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("open the runtime's directory: %w", err)
 	}
@@ -121,6 +118,9 @@ func (r *Runtime) State(id string) (*State, error) {
 // out, with a warning.
 func (r *Runtime) List() ([]*State, error) {
 	entries, err := os.ReadDir(r.cfg.Root) // sorted
+	if errors.Is(err, fs.ErrNotExist) && r.cfg.Root == DefaultRoot {
+		return nil, nil // there was none yet
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
@@ -151,8 +151,11 @@ func (r *Runtime) Kill(id string, sig syscall.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
+	all = all || sig == unix.SIGKILL && !ownPidNamespace(rec.Spec)
 	if s.Status == StatusStopped && all { // what the first process left behind
-		return signalAll(rec, sig)
+		if pids, err := rec.Group.Pids(); err != nil || len(pids) > 0 {
+			return errors.Join(err, signalAll(rec, sig))
+		}
 	}
 	if s.Status != StatusCreated && s.Status != StatusRunning && s.Status != StatusPaused {
 		return fmt.Errorf("%w: container not running", ErrStatus)
@@ -171,7 +174,7 @@ func (r *Runtime) Kill(id string, sig syscall.Signal, all bool) error {
 		}
 		return fmt.Errorf("send signal %d: %w", sig, err)
 	}
-	if all || sig == unix.SIGKILL && !ownPidNamespace(rec.Spec) {
+	if all {
 		err = signalAll(rec, sig)
 	}
 	if sig == unix.SIGKILL {
