@@ -69,7 +69,7 @@ func (o *moreOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.devices, "device", nil, "give it a device of the node, `PATH[:TARGET[:rwm]]`")
 	fs.StringArrayVar(&o.deviceRules, "device-cgroup-rule", nil, "let it use devices that match a `rule`, such as \"c 1:* rw\"")
 	fs.StringVar(&o.pid, "pid", "", "process `namespace`: host, or container:NAME for another one's")
-	fs.StringVar(&o.ipc, "ipc", "", "IPC `namespace`: private, none or host")
+	fs.StringVar(&o.ipc, "ipc", "", "IPC `namespace`: private, shareable, none, host, or container:NAME for another one's")
 	fs.StringVar(&o.uts, "uts", "", "host name `namespace`: host for the node's")
 	fs.StringVar(&o.cgroupns, "cgroupns", "", "cgroup `namespace`: private or host")
 

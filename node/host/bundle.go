@@ -81,6 +81,9 @@ func (c *ctr) prepareFiles(network *ctr) error {
 	if err := os.Mkdir(c.path("work"), 0o700); err != nil {
 		return err
 	}
+	if err := c.makeShm(); err != nil {
+		return err
+	}
 	spec := c.rec.Spec
 	hosts, resolv := []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"), []byte{}
 	if spec.Network == NetworkHost {
@@ -259,8 +262,8 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 		if taken[m.Destination] || m.Destination == "/dev/shm" && spec.Namespaces.IPC == NamespaceNone {
 			continue
 		}
-		if m.Destination == "/dev/shm" && spec.Namespaces.IPC == NamespaceHost {
-			m = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: m.Destination, Options: []string{"rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"}}
+		if m.Destination == "/dev/shm" {
+			m = c.shmMount(m)
 		}
 		if m.Destination == "/dev/mqueue" && spec.Namespaces.IPC == NamespaceHost {
 			m = specs.Mount{Type: "bind", Source: "/dev/mqueue", Destination: m.Destination, Options: []string{"rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"}}
@@ -268,13 +271,31 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 				continue // the node has none
 			}
 		}
-		if m.Destination == "/dev/shm" && m.Type == "tmpfs" && spec.ShmSize > 0 {
-			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "size=") })
-			m.Options = append(m.Options, "size="+strconv.FormatInt(spec.ShmSize, 10))
-		}
 		all = append(all, m)
 	}
 	return append(all, own...)
+}
+
+// shmMount is what is at /dev/shm: memory of the container's own, of the node's, or of
+// those with whom it shares an IPC namespace.
+func (c *ctr) shmMount(m specs.Mount) specs.Mount {
+	spec := c.rec.Spec
+	ns := spec.Namespaces.IPC
+	_, joins := ns.container()
+	source := ""
+	switch {
+	case ns == NamespaceHost:
+		source = m.Destination
+	case ns == NamespaceShareable, joins:
+		source = c.shmPath()
+	case spec.ShmSize > 0:
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "size=") })
+		m.Options = append(m.Options, "size="+strconv.FormatInt(spec.ShmSize, 10))
+		return m
+	default:
+		return m
+	}
+	return specs.Mount{Type: "bind", Source: source, Destination: m.Destination, Options: []string{"rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"}}
 }
 
 // tmpfsMount mounts memory. What the user says of a flag counts, not the default.

@@ -274,6 +274,9 @@ func fromExit(e container.Exit) State {
 // removeFiles removes everything the container has on the node, its record
 // last.
 func (c *ctr) removeFiles() error {
+	if err := c.dropShm(); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(c.path()); err != nil {
 		return err
 	}

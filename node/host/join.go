@@ -29,6 +29,9 @@ func (s Spec) joins() []join {
 	if ref, ok := s.Namespaces.PID.container(); ok {
 		list = append(list, join{specs.PIDNamespace, ref, "PID"})
 	}
+	if ref, ok := s.Namespaces.IPC.container(); ok {
+		list = append(list, join{specs.IPCNamespace, ref, "IPC"})
+	}
 	return list
 }
 
@@ -49,6 +52,15 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 			spec.Hostname, spec.Domainname = other.rec.Spec.Hostname, other.rec.Spec.Domainname
 		case specs.PIDNamespace:
 			spec.Namespaces.PID = of
+		case specs.IPCNamespace:
+			switch other.rec.Spec.Namespaces.IPC {
+			case NamespaceShareable:
+				spec.Namespaces.IPC = of
+			case NamespaceHost:
+				spec.Namespaces.IPC = NamespaceHost
+			default:
+				return 0, nil, invalid("cannot join IPC of a container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other.name())
+			}
 		}
 		theirs := other.rec.Users
 		switch {

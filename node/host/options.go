@@ -235,7 +235,7 @@ func (s Spec) checkOptions() error {
 	}{
 		{"network", Namespace(s.Network), []Namespace{Namespace(NetworkNone), NamespaceHost}, true},
 		{"PID mode", ns.PID, []Namespace{"", NamespacePrivate, NamespaceHost}, true},
-		{"IPC mode", ns.IPC, []Namespace{"", NamespacePrivate, NamespaceHost, NamespaceNone}, false},
+		{"IPC mode", ns.IPC, []Namespace{"", NamespacePrivate, NamespaceShareable, NamespaceHost, NamespaceNone}, true},
 		{"UTS mode", ns.UTS, []Namespace{"", NamespacePrivate, NamespaceHost}, false},
 		{"cgroup namespace mode", ns.Cgroup, []Namespace{"", NamespacePrivate, NamespaceHost}, false},
 	} {

@@ -93,6 +93,9 @@ func (h *Host) restoreContainer(ctx context.Context, path string, st container.S
 		// It can be looked at and removed; it cannot be started.
 		h.opts.Log.Error("container has lost its image", "container", rec.ID, "error", err)
 	}
+	if !found || st.Status == container.StatusCreated || st.Status == container.StatusStopped {
+		h.endShm(c)
+	}
 	if !found || st.Status == container.StatusCreated {
 		if rec.Last != nil {
 			c.state = *rec.Last

@@ -35,6 +35,7 @@ func (h *Host) Start(ctx context.Context, ref string) error {
 	if c.rec.Spec.AutoRemove {
 		h.begin(func(ctx context.Context) { h.removeExited(ctx, c) })
 	}
+	h.endShm(c)
 	failed := State{Status: Created, ExitCode: failureCode(err), Error: err.Error()}
 	c.finish(failed)
 	rec, _ := c.now()

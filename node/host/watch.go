@@ -168,6 +168,7 @@ func (h *Host) awaitRun(ctx context.Context, c *ctr, run int, next time.Time) {
 // was not what its policy wants: the shim was killed, or knows nothing of restarts.
 func (h *Host) stopped(ctx context.Context, c *ctr, st container.State) {
 	c.op.Lock() // who stops it has said so before, or gives up the next attempt
+	h.endShm(c)
 	rec, was := c.now()
 	state := fromRuntime(st)
 	state.Restarts = rec.Restarts + max(st.Run-1, 0)
