@@ -257,7 +257,7 @@ func (s *shim) tool(streams stdio, args ...string) error {
 	proc, err := os.StartProcess(s.Engine.Path, append([]string{
 		filepath.Base(s.Engine.Path), "--root", filepath.Join(base, engineState), "--log", log, "--log-format", "json",
 	}, args...), &os.ProcAttr{
-		Dir: base, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: streams[:], Sys: &syscall.SysProcAttr{PidFD: &pidfd},
+		Dir: base, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: streams[:], Sys: &syscall.SysProcAttr{PidFD: &pidfd, Pdeathsig: syscall.SIGKILL}, // this thread waits for its end
 	})
 	if err != nil {
 		return fmt.Errorf("run %s: %w", s.Engine.Path, err)
@@ -316,7 +316,7 @@ func (s *shim) toolWithTerminal(streams stdio, size *TerminalSize, args ...strin
 // await returns when the process has ended.
 func await(pidfd int, limit time.Duration) error {
 	for end := time.Now().Add(limit); ; {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(time.Until(end).Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, max(int(time.Until(end).Milliseconds()), 0))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
@@ -418,13 +418,34 @@ func (s *shim) executeEngine() error {
 		return err
 	}
 	defer null.Close()
+	before := s.executable()
 	err = s.within(func() error { return s.tool(stdio{null, null, null}, "start", s.ID) })
+	if err == nil {
+		s.awaitCommand(before)
+	}
 	if err != nil {
 		_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
 		return err
 	}
 	s.state.Status, s.state.Started = StatusRunning, time.Now().UTC()
 	return nil
+}
+
+// executable is what the container's first process executes.
+func (s *shim) executable() string {
+	name, _ := os.Readlink("/proc/" + strconv.Itoa(s.first) + "/exe") // "" if it has just ended
+	return name
+}
+
+// awaitCommand returns when the container's first process does not execute any more
+// what it did before: the tool does not wait for that, and crun cannot execute
+// anything else until then.
+func (s *shim) awaitCommand(before string) {
+	for end := time.Now().Add(killLimit); time.Now().Before(end) && s.executable() == before; {
+		if await(s.pidfd, time.Millisecond) == nil {
+			return // it has ended
+		}
+	}
 }
 
 // execEngine lets the tool run a further process.
