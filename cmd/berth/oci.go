@@ -171,9 +171,8 @@ func inherited(first, n int) ([]*os.File, error) {
 // createFlags are those that create and run share.
 type createFlags struct {
 	oci.CreateOptions
-	preserve    int
-	noPivot     bool
-	pidfdSocket string
+	preserve int
+	noPivot  bool
 }
 
 func (f *createFlags) add(cmd *cobra.Command) {
@@ -184,17 +183,14 @@ func (f *createFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&f.preserve, "preserve-fds", 0, "pass this `number` of further descriptors on, from 3")
 	flags.BoolVar(&f.NoNewKeyring, "no-new-keyring", false, "leave the container the caller's session keyring")
 	flags.BoolVar(&f.noPivot, "no-pivot", false, "refused: it makes escapes easy")
-	flags.StringVar(&f.pidfdSocket, "pidfd-socket", "", "unix `socket` that takes a descriptor of the first process")
+	flags.StringVar(&f.PidfdSocket, "pidfd-socket", "", "unix `socket` that takes a descriptor of the first process")
 }
 
 func (f *createFlags) options(o *ociCommand, id string) (oci.CreateOptions, error) {
 	opts := f.CreateOptions
 	opts.ID, opts.Stdio = id, o.files()
-	switch {
-	case f.noPivot:
+	if f.noPivot {
 		return opts, errors.New("--no-pivot is not supported: a container whose root directory is only changed can leave it")
-	case f.pidfdSocket != "":
-		return opts, errors.New("--pidfd-socket is not supported: use --pid-file")
 	}
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		opts.Listeners = n // socket activation, passed on

@@ -65,11 +65,11 @@ func (o *ociCommand) run() *cobra.Command {
 
 // execFlags describe a process beside that of its container.
 type execFlags struct {
-	process, cwd, user, apparmor, label, cgroup string
-	env, caps                                   []string
-	gids                                        []int64
-	tty, noNewPrivs                             bool
-	preserve                                    int
+	process, cwd, user, apparmor, label string
+	env, caps                           []string
+	gids                                []int64
+	tty, noNewPrivs                     bool
+	preserve                            int
 }
 
 func (o *ociCommand) exec() *cobra.Command {
@@ -117,7 +117,8 @@ func (o *ociCommand) exec() *cobra.Command {
 	flags.BoolVar(&f.noNewPrivs, "no-new-privs", false, "it cannot gain privileges")
 	flags.StringVar(&f.apparmor, "apparmor", "", "AppArmor `profile`")
 	flags.StringVar(&f.label, "process-label", "", "SELinux `label`")
-	flags.StringVar(&f.cgroup, "cgroup", "", "refused: it runs in the container's `cgroup`")
+	flags.StringArrayVar(&opts.Cgroups, "cgroup", nil, "run it in a `cgroup` below the container's, on version 1 also as controller,...:path")
+	flags.StringVar(&opts.PidfdSocket, "pidfd-socket", "", "unix `socket` that takes a descriptor of the process")
 	flags.IntVar(&f.preserve, "preserve-fds", 0, "pass this `number` of further descriptors on, from 3")
 	flags.StringVar(&opts.ConsoleSocket, "console-socket", "", "unix `socket` that takes the terminal's master")
 	flags.StringVar(&opts.PidFile, "pid-file", "", "`file` that takes the process's number")
@@ -129,9 +130,6 @@ func (o *ociCommand) exec() *cobra.Command {
 // build returns the process: that of the file, or the container's own with what the
 // flags change.
 func (f *execFlags) build(cmd *cobra.Command, r *oci.Runtime, args []string) (*specs.Process, error) {
-	if f.cgroup != "" {
-		return nil, errors.New("--cgroup is not supported: a process runs in its container's cgroup")
-	}
 	if f.process != "" {
 		data, err := os.ReadFile(f.process)
 		if err != nil {

@@ -310,6 +310,47 @@ func CgroupAt(p string) (Cgroup, error) {
 	return Cgroup{Group: h.group(clean), all: h, path: clean}, nil
 }
 
+// Below returns the cgroup with what is at path below it in its place, which must be
+// there, in the hierarchies of these controllers; none: in all.
+func (c Cgroup) Below(controllers []string, path string) (Cgroup, error) {
+	move := func(dir string) (string, error) {
+		dir = filepath.Join(dir, path)
+		if there, err := isDir(dir); err != nil || !there {
+			return dir, errors.Join(err, unix.ENOTDIR)
+		}
+		return dir, nil
+	}
+	below := c
+	below.Dirs = slices.Clone(c.Dirs)
+	if c.all.only2 || len(controllers) == 0 {
+		var err error
+		if below.Unified != "" {
+			if below.Unified, err = move(below.Unified); err != nil && c.all.only2 {
+				return c, err
+			} else if err != nil {
+				below.Unified = c.Unified // what uses version 1 makes none there
+			}
+		}
+		for i := range below.Dirs {
+			if below.Dirs[i], err = move(below.Dirs[i]); err != nil {
+				return c, err
+			}
+		}
+		return below, nil
+	}
+	for _, name := range controllers {
+		i := slices.Index(c.Dirs, c.all.dir(c.path, name))
+		if i < 0 {
+			return c, fmt.Errorf("unknown controller %s", name)
+		}
+		var err error
+		if below.Dirs[i], err = move(c.Dirs[i]); err != nil {
+			return c, err
+		}
+	}
+	return below, nil
+}
+
 // Make makes the cgroup with these limits. Errors: ErrUnsupported.
 func (c Cgroup) Make(r *specs.LinuxResources) error {
 	list, err := settings(c.all.only2, r, r)

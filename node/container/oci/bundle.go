@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -78,7 +79,37 @@ func parseConfig(data []byte) (*specs.Spec, error) {
 	if s.Linux == nil {
 		s.Linux = new(specs.Linux)
 	}
+	if err := mapped(s.Linux); err != nil {
+		return nil, err
+	}
 	return s, checkHooks(s.Hooks)
+}
+
+// userPath is the user namespace of a process.
+var userPath = regexp.MustCompile(`^/proc/(self|[0-9]+)/ns/user$`)
+
+// mapped fills in the mappings of a user namespace that is joined: they are that one's.
+func mapped(l *specs.Linux) error {
+	for _, n := range l.Namespaces {
+		m := userPath.FindStringSubmatch(n.Path)
+		if n.Type != specs.UserNamespace || m == nil || len(l.UIDMappings)+len(l.GIDMappings) > 0 {
+			continue
+		}
+		for file, to := range map[string]*[]specs.LinuxIDMapping{"uid_map": &l.UIDMappings, "gid_map": &l.GIDMappings} {
+			text, err := os.ReadFile("/proc/" + m[1] + "/" + file)
+			if err != nil {
+				return fmt.Errorf("read the mappings of %s: %w", n.Path, err)
+			}
+			for line := range strings.Lines(string(text)) {
+				var id specs.LinuxIDMapping
+				if _, err := fmt.Sscan(line, &id.ContainerID, &id.HostID, &id.Size); err != nil {
+					return fmt.Errorf("read the mappings of %s: %w", n.Path, err)
+				}
+				*to = append(*to, id)
+			}
+		}
+	}
+	return nil
 }
 
 // version is a semantic version, as ociVersion must be.

@@ -25,10 +25,12 @@ type CreateOptions struct {
 	PidFile string
 	// ConsoleSocket is where the terminal's master goes if process.terminal is set.
 	ConsoleSocket string
-	Stdio         [3]*os.File
-	Files         []*os.File // descriptors that the process gets from number 3 on
-	Listeners     int        // how many of Files are sockets that it shall serve (LISTEN_FDS)
-	NoNewKeyring  bool
+	// PidfdSocket takes a descriptor of the first process; "": none.
+	PidfdSocket  string
+	Stdio        [3]*os.File
+	Files        []*os.File // descriptors that the process gets from number 3 on
+	Listeners    int        // how many of Files are sockets that it shall serve (LISTEN_FDS)
+	NoNewKeyring bool
 
 	// console takes the terminal's master instead of ConsoleSocket.
 	console func(master *os.File) error
@@ -169,7 +171,25 @@ func (c *creation) run(ctx context.Context) (err error) {
 	if err := r.write(rec); err != nil {
 		return err
 	}
+	if c.o.PidfdSocket != "" {
+		if err := sendProcess(c.o.PidfdSocket, rec); err != nil {
+			return err
+		}
+	}
 	return c.writePid(made.Pid)
+}
+
+// sendProcess gives a descriptor of the container's first process to who listens.
+func sendProcess(socket string, rec *record) error {
+	p, err := rec.open()
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return errors.New("the container's first process has ended")
+	}
+	defer p.Close()
+	return sendFile(socket, pidfdName, p)
 }
 
 // giveTerminal gives the terminal to who is to have it.
@@ -178,7 +198,7 @@ func (c *creation) giveTerminal(master *os.File) error {
 		return c.o.console(master)
 	}
 	defer master.Close()
-	return sendConsole(c.o.ConsoleSocket, master)
+	return sendFile(c.o.ConsoleSocket, consoleName, master)
 }
 
 // listening tells the process of the sockets it is given, as sd_listen_fds(3) reads

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
+	"berth.internal/node/container/cgroup"
 )
 
 // ExecOptions is a further process for a container.
@@ -19,6 +22,8 @@ type ExecOptions struct {
 	Process       *specs.Process
 	PidFile       string
 	ConsoleSocket string
+	PidfdSocket   string   // takes a descriptor of the process; "": none
+	Cgroups       []string // below the container's, as "path" or, on cgroup version 1, "controller,...:path"
 	Stdio         [3]*os.File
 	Files         []*os.File // descriptors that the process gets from number 3 on
 	Detach        bool       // do not wait for its end
@@ -69,6 +74,10 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return 0, fmt.Errorf("%w: cannot exec in a stopped container", ErrStatus)
 	}
 	defer process.Close()
+	group, err := rec.below(o.Cgroups)
+	if err != nil {
+		return 0, err
+	}
 	front, err := container.NewFront(r.cfg.Init)
 	if err != nil {
 		return 0, err
@@ -85,7 +94,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		o.Stdio, o.own = [3]*os.File{null, null, null}, o.Stdio
 	}
 	forked, err := front.Exec(ctx, container.Inside{
-		Spec: runnable(rec.Spec), Seccomp: rec.Seccomp, Process: o.Process, Cgroup: rec.Group, Init: process, Dir: r.path(o.ID),
+		Spec: runnable(rec.Spec), Seccomp: rec.Seccomp, Process: o.Process, Cgroup: group, Init: process, Dir: r.path(o.ID),
 		Stdio: o.Stdio, Files: o.Files, Leave: o.Detach, Terminal: terminal,
 	})
 	if err != nil {
@@ -95,9 +104,12 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	r.cfg.Log.Debug("process is executed", "container", o.ID, "pid", forked.Pid)
 	var c *console
 	if terminal != nil && o.ConsoleSocket != "" {
-		err = errors.Join(sendConsole(o.ConsoleSocket, forked.Terminal), forked.Terminal.Close())
+		err = errors.Join(sendFile(o.ConsoleSocket, consoleName, forked.Terminal), forked.Terminal.Close())
 	} else if terminal != nil {
 		c, err = connect(forked.Terminal, o.own)
+	}
+	if err == nil && o.PidfdSocket != "" {
+		err = sendFile(o.PidfdSocket, pidfdName, forked.Process)
 	}
 	if err == nil && o.PidFile != "" {
 		err = writePid(o.PidFile, forked.Pid)
@@ -115,6 +127,28 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		c.close()
 	}
 	return code, err
+}
+
+// below returns the container's cgroup, or those below it that were chosen, which must
+// be there.
+func (rec *record) below(chosen []string) (cgroup.Group, error) {
+	group, err := container.CgroupAt(rec.Cgroup)
+	if err != nil || len(chosen) == 0 {
+		return rec.Group, err
+	}
+	for _, c := range chosen {
+		controllers, path, ok := strings.Cut(c, ":")
+		if !ok {
+			controllers, path = "", c
+		}
+		if path == "" || slices.Contains(strings.Split(path, "/"), "..") {
+			return rec.Group, fmt.Errorf("bad sub cgroup path %q: it is not one below the container's", c)
+		}
+		if group, err = group.Below(strings.FieldsFunc(controllers, func(r rune) bool { return r == ',' }), path); err != nil {
+			return rec.Group, fmt.Errorf("bad sub cgroup path %q: %w", c, err)
+		}
+	}
+	return group.Group, nil
 }
 
 // passOn passes signals on to a process until what it returns is called. That the

@@ -11,6 +11,7 @@ import (
 // Features says what the runtime does, as runtime-spec's features.md has it.
 func Features() features.Features {
 	yes, no := new(true), new(false)
+	modes, flags := plan.MemoryPolicies()
 	return features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -19,15 +20,16 @@ func Features() features.Features {
 		Linux: &features.Linux{
 			Namespaces:   plan.Namespaces(),
 			Capabilities: plan.Capabilities(),
-			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: no},
+			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: yes},
 			Seccomp: &features.Seccomp{
 				Enabled: yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(), Archs: seccomp.Architectures(),
-				KnownFlags: []string{}, SupportedFlags: []string{},
+				KnownFlags: seccomp.KnownFlags(), SupportedFlags: seccomp.KnownFlags(),
 			},
-			Apparmor:        &features.Apparmor{Enabled: no},
-			Selinux:         &features.Selinux{Enabled: no},
+			Apparmor:        &features.Apparmor{Enabled: yes},
+			Selinux:         &features.Selinux{Enabled: yes},
 			IntelRdt:        &features.IntelRdt{Enabled: no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: no}},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: flags},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
 			NetDevices:      &features.NetDevices{Enabled: no},
 		},
 	}

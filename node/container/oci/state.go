@@ -28,7 +28,7 @@ type record struct {
 	StartTime uint64       `json:"start_time,omitempty"` // of that process, as in /proc/<pid>/stat: numbers come again
 	Cgroup    string       `json:"cgroup"`
 	Group     cgroup.Group `json:"group"`
-	Spec      *specs.Spec  `json:"spec"` // without the seccomp profile
+	Spec      *specs.Spec  `json:"spec"` // of the seccomp profile, its flags only
 	Seccomp   []byte       `json:"seccomp,omitempty"`
 	Owner     string       `json:"owner,omitempty"`
 }
@@ -82,7 +82,10 @@ func (r *Runtime) read(id string) (*record, error) {
 // write writes the record of a container.
 func (r *Runtime) write(rec *record) error {
 	spec, linux := *rec.Spec, *rec.Spec.Linux
-	linux.Seccomp, spec.Linux = nil, &linux
+	if linux.Seccomp != nil { // compiled it is in rec.Seccomp
+		linux.Seccomp = &specs.LinuxSeccomp{Flags: linux.Seccomp.Flags}
+	}
+	spec.Linux = &linux
 	stored := *rec
 	stored.Spec = &spec
 	data, err := json.Marshal(stored)

@@ -39,21 +39,28 @@ func checkConsole(p *specs.Process, socket string, foreground bool) error {
 	return nil
 }
 
-// sendConsole gives the master of a terminal to whoever listens on the socket.
-func sendConsole(socket string, master *os.File) error {
+// sendFile gives a descriptor, by the name, to whoever listens on a socket of a
+// caller's.
+func sendFile(socket, name string, f *os.File) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("console socket: %w", err)
+		return fmt.Errorf("send %s: %w", name, err)
 	}
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
-		return fmt.Errorf("connect to console socket %s: %w", socket, err)
+		return fmt.Errorf("send %s: connect to %s: %w", name, socket, err)
 	}
-	if err := unix.Sendmsg(fd, []byte("/dev/ptmx"), unix.UnixRights(int(master.Fd())), nil, unix.MSG_NOSIGNAL); err != nil {
-		return fmt.Errorf("send the terminal to console socket %s: %w", socket, err)
+	if err := unix.Sendmsg(fd, []byte(name), unix.UnixRights(int(f.Fd())), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("send %s to %s: %w", name, socket, err)
 	}
 	return nil
 }
+
+// Names by which descriptors are sent.
+const (
+	consoleName = "/dev/ptmx"
+	pidfdName   = "pidfd"
+)
 
 // console connects the terminal of a process to that of this one.
 type console struct {

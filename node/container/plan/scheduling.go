@@ -198,3 +198,15 @@ func personality(c *call.Program, p *specs.LinuxPersonality) error {
 	c.Call(unix.SYS_PERSONALITY, call.Int(domain)).As("set linux.personality to " + string(p.Domain))
 	return nil
 }
+
+// MemoryPolicies returns the modes of linux.memoryPolicy, and its flags.
+func MemoryPolicies() (modes, flags []string) {
+	for _, m := range memoryModes {
+		modes = append(modes, string(m))
+	}
+	for f := range memoryFlags {
+		flags = append(flags, string(f))
+	}
+	slices.Sort(flags)
+	return modes, flags
+}

@@ -441,3 +441,8 @@ func Architectures() []string {
 	slices.Sort(names)
 	return names
 }
+
+// KnownFlags returns the flags that a profile may have.
+func KnownFlags() []string {
+	return []string{string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), string(flagTSync)}
+}
