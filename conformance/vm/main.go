@@ -30,7 +30,7 @@ func main() {
 	}
 	m := machine{root: "..", cache: filepath.Join(cache, "berth-test")}
 	flag.StringVar(&m.only, "run", "", "run tests that match this `pattern`, whether they are listed or not")
-	flag.DurationVar(&m.limit, "limit", 110*time.Second, "kill the machine after this `time`")
+	flag.DurationVar(&m.limit, "limit", 4*time.Minute, "kill the machine after this `time`; a machine with two processors and nothing else to do needs a third")
 	flag.BoolVar(&m.verbose, "v", false, "print all output")
 	flag.Parse()
 	if err := m.test(ctx); err != nil {
@@ -65,7 +65,7 @@ func (m *machine) test(ctx context.Context) (err error) {
 		return err
 	}
 	built := time.Now()
-	said, boot, err := m.boot(ctx, kernel)
+	said, boot, used, err := m.boot(ctx, kernel)
 	if err == nil {
 		err = judge(said, m.only)
 	}
@@ -75,7 +75,8 @@ func (m *machine) test(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("ok\t%s\tbuilt in %.1fs, ran in %.1fs\n", filepath.Base(kernel), built.Sub(began).Seconds(), time.Since(built).Seconds())
+	fmt.Printf("ok\t%s\t%d tests; built in %.0fs, ran in %.0fs with %.0fs of processors\n", filepath.Base(kernel), bytes.Count(said, []byte("\n--- PASS")),
+		built.Sub(began).Seconds(), time.Since(built).Seconds(), used.Seconds())
 	return nil
 }
 
@@ -128,6 +129,7 @@ func (m *machine) build(ctx context.Context) (kernel string, err error) {
 	}
 	a.bytes("profiles", profiles)
 	a.bytes("tests", []byte(pattern(m.only)))
+	a.bytes("limit", []byte((m.limit - 10*time.Second).String())) // from then on Go says which test it is that hangs
 	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
 	order, err := addModules(ctx, a, filepath.Join(m.cache, "kernel/lib/modules", release), modules)
 	if err != nil {
@@ -151,14 +153,14 @@ func (m *machine) profiles(ctx context.Context) ([]byte, error) {
 }
 
 // boot runs the machine until it turns itself off, and returns what the tests and
-// the kernel said.
-func (m *machine) boot(ctx context.Context, kernel string) (said, boot []byte, err error) {
+// the kernel said, and how much processor time it took.
+func (m *machine) boot(ctx context.Context, kernel string) (said, boot []byte, used time.Duration, err error) {
 	disk := filepath.Join(m.dir, "disk")
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	if err := os.Truncate(disk, 64<<20); err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
@@ -185,5 +187,8 @@ func (m *machine) boot(ctx context.Context, kernel string) (said, boot []byte, e
 	case berr != nil:
 		err = berr
 	}
-	return bytes.ReplaceAll(said, []byte("\r"), nil), boot, err
+	if s := cmd.ProcessState; s != nil {
+		used = s.UserTime() + s.SystemTime()
+	}
+	return bytes.ReplaceAll(said, []byte("\r"), nil), boot, used, err
 }

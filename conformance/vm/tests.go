@@ -8,8 +8,18 @@ import (
 
 // tests are those that must pass in the machine, none of them skipped.
 var tests = []string{
+	"TestMachine",
+	// Limits, devices, statistics, and changing them.
+	"TestEachLimit", "TestLimits", "TestUpdateIsAllOrNone", "TestUpdateBelowUsage", "TestUpdateOfNone", "TestStats",
+	"TestOutOfMemory", "TestWatchEnds", "TestHugePages", "TestBlockDevice", "TestChosenCgroup", "TestCgroupsAreReadOnly",
+	// Freezing, and killing by cgroup.kill.
+	"TestPause", "TestPauseOutlivesTheAgent", "TestPausedLosesItsShim", "TestPausedBySomebodyElse", "TestPauseOfForks", "TestPausedDies",
+	"TestShimKilled", "TestRestartWithoutPidNamespace", "TestRestartOutOfMemory",
+	// Profiles, and what hangs on the kernel's version.
 	"TestAppArmor", "TestDefaultAppArmorIsAWarning",
 	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
+	// A container as such.
+	"TestDefaultContainer", "TestOlderKernel", "TestBinds", "TestExec", "TestExitCodes", "TestTerminal", "TestAgentKilled",
 }
 
 // modules are what the tests need of the kernel; what these need comes with them.

@@ -14,9 +14,8 @@ import (
 	"berth.internal/node/container"
 )
 
-// full is a shell script that needs more memory than there is, in a process of its
-// own.
-const full = "(x=$(yes | tr -d '\\n' | head -c 100000000); echo survived)"
+// full needs more memory than a container has.
+const full = "dd if=/dev/zero of=/dev/null bs=64M count=1"
 
 // hungry returns a container with little memory.
 func (n *node) hungry(t *testing.T, script string) container.Bundle {
@@ -48,7 +47,7 @@ func (n *node) watch(ctx context.Context, id string) *watched {
 // hears of one, is told by the agent of the next as well, and dies of the last.
 func TestOutOfMemory(t *testing.T) {
 	n := newNode(t)
-	b := n.hungry(t, full+"; read x; "+full+"; read x; exec sh -c 'x=$(yes | tr -d \"\\n\" | head -c 100000000); echo survived'")
+	b := n.hungry(t, full+"; read x; "+full+"; read x; exec "+full)
 	b.Stdin = true
 	n.create(t, b)
 	quiet := n.bundle(t, "sleep", "1000")

@@ -440,6 +440,10 @@ func (h hierarchies) setOne(path string, s setting) (undo []setting, err error) 
 	name := filepath.Join(dir, s.file)
 	before, err := os.ReadFile(name)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) { // not all can be read
+		if strings.HasPrefix(s.file, "cpuset.") && strings.TrimSpace(string(before)) == "" {
+			// What it takes from above: with processes it cannot be emptied again.
+			before, err = os.ReadFile(name + ".effective")
+		}
 		undo = s.undo(string(before), err)
 		err = writeLines(name, s.value)
 	}
@@ -473,7 +477,7 @@ func (s setting) undo(before string, err error) []setting {
 			}
 		}
 	case before == "":
-		was.value = "\n" // an empty cpuset
+		was.value = "\n"
 	case strings.HasPrefix(before, "default "): // of a weight; those of devices have settings of their own
 		was.value, _, _ = strings.Cut(before, "\n")
 	default:

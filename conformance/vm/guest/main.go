@@ -98,7 +98,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	p, err := os.StartProcess("/programs/container.test", []string{"container.test", "-test.v", "-test.timeout=100s", "-test.run", string(tests)}, &os.ProcAttr{
+	limit, err := os.ReadFile("/limit")
+	if err != nil {
+		return err
+	}
+	p, err := os.StartProcess("/programs/container.test", []string{"container.test", "-test.v", "-test.timeout", string(limit), "-test.run", string(tests)}, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{os.Stdin, os.Stdout, os.Stdout},
 		Env: []string{"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "BERTH_TEST_PROGRAMS=/programs"},
 	})
