@@ -439,7 +439,7 @@ func TestStats(t *testing.T) {
 	var s container.Stats
 	var err error
 	// The kernel adds up pressure every two seconds.
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && (s.Memory < 1000000 || s.ThrottledRuns == 0 || s.Pids != 2 || s.Pressure["cpu"].Some.Total == 0); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && (s.Memory < 1000000 || s.Throttled == 0 || s.Pids != 2 || s.Pressure["cpu"].Some.Total == 0); time.Sleep(time.Millisecond) {
 		if s, err = n.Stats(testContext(t), b.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -387,7 +387,7 @@ func TestRestartWithoutPidNamespace(t *testing.T) {
 // TestRestartOutOfMemory says of each run whether it ended for lack of memory.
 func TestRestartOutOfMemory(t *testing.T) {
 	n := newNode(t)
-	b := n.bundle(t, "sh", "-c", counting+"[ $n = 1 ] && x=$(yes | tr -d '\\n' | head -c 100000000); exit 1")
+	b := n.bundle(t, "sh", "-c", counting+"[ $n = 1 ] && dd if=/dev/zero of=/dev/null bs=64M count=1; exit 1")
 	limit := int64(32 << 20)
 	b.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
 	b.Restart = container.Restart{Policy: container.RestartOnFailure, Max: 1}

@@ -102,7 +102,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	p, err := os.StartProcess("/programs/container.test", []string{"container.test", "-test.v", "-test.timeout", string(limit), "-test.run", string(tests)}, &os.ProcAttr{
+	const program = "/programs/container.test"
+	p, err := os.StartProcess(program, []string{program, "-test.v", "-test.timeout", string(limit), "-test.run", string(tests)}, &os.ProcAttr{
 		Dir: "/", Files: []*os.File{os.Stdin, os.Stdout, os.Stdout},
 		Env: []string{"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "BERTH_TEST_PROGRAMS=/programs"},
 	})
