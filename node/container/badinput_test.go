@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -356,5 +357,29 @@ func TestIgnoresSignals(t *testing.T) {
 	}
 	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 137 || s.Signal != 9 {
 		t.Errorf("%+v, %v; want 137", s, err)
+	}
+}
+
+// TestExecGivesMemoryBack executes as often as a health check does. What a shim
+// needed for that is not its size for ever.
+func TestExecGivesMemoryBack(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sleep", "1000")
+	n.create(t, b)
+	n.start(t, b.ID)
+	for range 60 {
+		e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "true")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Wait(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proc := fmt.Sprintf("/proc/%d", n.shimOf(t, b.ID))
+	for ctx := testContext(t); rollup(t, proc, "Anonymous:") > 2100; time.Sleep(10 * time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatalf("the shim still has %d kB", rollup(t, proc, "Anonymous:"))
+		}
 	}
 }

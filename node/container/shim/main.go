@@ -91,26 +91,27 @@ type shim struct {
 
 	forked chan struct{} // holds a token if something was forked since reap has seen no child
 
-	mu     sync.Mutex // for all below, and held while something is forked
-	state  State
-	first  int // number of the container's first process; 0: it was waited for
-	pidfd  int // of it
-	plan   programs
-	engine engine      // if Create.Engine says so
-	outs   [2]*os.File // what the copies read
-	execs  map[int]chan unix.WaitStatus
-	joined joined        // namespaces of other containers
-	given  *detached     // what a container without a shim was given by its caller
-	refuse bool          // there will be no container
-	fate   *Exit         // what shall be said of a command that could not be executed
-	before *Exit         // the run before the last one, while restarting
-	delays backoff       // before this run
-	ooms   int           // processes that the kernel killed for memory in former runs
-	timer  *time.Timer   // of the next run
-	killed bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
-	turn   chan struct{} // closed when a run is over, and made anew
-	done   chan struct{} // closed when the exit record is on disk
-	end    sync.Once     // closes done
+	mu      sync.Mutex // for all below, and held while something is forked
+	state   State
+	first   int // number of the container's first process; 0: it was waited for
+	pidfd   int // of it
+	plan    programs
+	engine  engine      // if Create.Engine says so
+	outs    [2]*os.File // what the copies read
+	execs   map[int]chan unix.WaitStatus
+	joined  joined        // namespaces of other containers
+	given   *detached     // what a container without a shim was given by its caller
+	refuse  bool          // there will be no container
+	resting *time.Timer   // until the shim settles
+	fate    *Exit         // what shall be said of a command that could not be executed
+	before  *Exit         // the run before the last one, while restarting
+	delays  backoff       // before this run
+	ooms    int           // processes that the kernel killed for memory in former runs
+	timer   *time.Timer   // of the next run
+	killed  bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
+	turn    chan struct{} // closed when a run is over, and made anew
+	done    chan struct{} // closed when the exit record is on disk
+	end     sync.Once     // closes done
 }
 
 // serve answers requests until the container is gone and everybody knows.
@@ -217,6 +218,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		give, after, err = s.attach(*req.Attach, files)
 		files = nil
 	case (req.Method == MethodExec || req.Method == MethodExecTerminal) && req.Exec != nil:
+		after = s.rest
 		resp.ExitCode, err = s.exec(c, *req.Exec, blob, files)
 		files = nil
 	default:
@@ -243,6 +245,21 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 func settle(error) {
 	debug.SetGCPercent(25)
 	debug.FreeOSMemory()
+}
+
+// restAfter is how long after a process of exec has ended the shim gives back what
+// that took, if no other comes: with a health check it is twice its size otherwise.
+const restAfter = time.Second
+
+// rest lets the shim settle once there was nothing to execute for a while.
+func (s *shim) rest(error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resting == nil {
+		s.resting = time.AfterFunc(restAfter, func() { settle(nil) })
+	} else {
+		s.resting.Reset(restAfter)
+	}
 }
 
 // wait returns when that run of the container is over, 0: when it is stopped, or
