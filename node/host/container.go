@@ -128,6 +128,7 @@ type ctr struct {
 	delay    time.Duration // last one before the node began it again
 	health   *health       // nil: it does not run, or there is nothing to ask
 	oomTold  bool          // that memory ran out in this run
+	begun    chan struct{} // closed when the last start is over; nil: there was none
 	gone     chan struct{}
 	waiting  []*Attachment // for the next start
 	execs    []*execution  // oldest first

@@ -71,8 +71,8 @@ func (x *execution) update(change func(*Exec)) {
 
 // CreateExec prepares a process for a running container; StartExec runs it.
 // Errors: ErrNotFound; ErrConflict if the container does not run; ErrInvalid.
-func (h *Host) CreateExec(_ context.Context, ref string, spec ExecSpec) (string, error) {
-	c, err := h.find(ref)
+func (h *Host) CreateExec(ctx context.Context, ref string, spec ExecSpec) (string, error) {
+	c, err := h.findBegun(ctx, ref)
 	if err != nil {
 		return "", err
 	}

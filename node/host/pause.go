@@ -20,7 +20,7 @@ func (h *Host) Unpause(ctx context.Context, ref string) error {
 }
 
 func (h *Host) setPaused(ctx context.Context, ref string, paused bool) error {
-	c, err := h.find(ref)
+	c, err := h.findBegun(ctx, ref)
 	if err != nil {
 		return err
 	}

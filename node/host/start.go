@@ -111,6 +111,7 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 		}
 		return h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
 	}
+	defer c.begins()()
 	h.connect(ctx, c)
 	if err := h.opts.Runtime.Start(ctx, id); err != nil {
 		return errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))

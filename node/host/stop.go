@@ -144,7 +144,7 @@ func (h *Host) Restart(ctx context.Context, ref string, opts StopOptions) error 
 // again by its restart policy. Errors: ErrNotFound; ErrConflict if it
 // does not run; ErrInvalid.
 func (h *Host) Kill(ctx context.Context, ref, signal string) error {
-	c, err := h.find(ref)
+	c, err := h.findBegun(ctx, ref)
 	if err != nil {
 		return err
 	}

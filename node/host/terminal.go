@@ -11,7 +11,7 @@ import (
 // Resize sets the size of a container's terminal. Errors: ErrNotFound; ErrConflict
 // if it does not run; ErrInvalid if it has none.
 func (h *Host) Resize(ctx context.Context, ref string, size container.TerminalSize) error {
-	c, err := h.find(ref)
+	c, err := h.findBegun(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ const maxCommandLine = 64 << 10
 // Top returns the processes of a container that runs, in the order of their
 // numbers. Errors: ErrNotFound; ErrConflict if it does not run.
 func (h *Host) Top(ctx context.Context, ref string) ([]ProcessInfo, error) {
-	c, err := h.find(ref)
+	c, err := h.findBegun(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
