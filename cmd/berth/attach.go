@@ -177,7 +177,7 @@ func (a *attached) run(ctx context.Context, start func() error) error {
 // runTerminal is run for a container with a terminal.
 func (a *attached) runTerminal(ctx context.Context, start func() error) error {
 	s := session{std: a.std, term: a.term, keys: a.opts.keys, stdin: a.opts.stdin, resize: func(ctx context.Context, size client.ConsoleSize) error {
-		_, err := a.node.ContainerResize(ctx, a.id, client.ContainerResizeOptions{Height: size.Height, Width: size.Width})
+		_, err := a.node.ContainerResize(ctx, a.id, client.ContainerResizeOptions(size))
 		return err
 	}}
 	err := s.run(ctx, a.conn, start)

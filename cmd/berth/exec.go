@@ -80,7 +80,7 @@ func execIn(ctx context.Context, std stdio, node *client.Client, id string, opts
 	}
 	if opts.TTY {
 		s := session{std: std, term: tty, keys: keys, stdin: opts.AttachStdin, resize: func(ctx context.Context, size client.ConsoleSize) error {
-			_, err := node.ExecResize(ctx, created.ID, client.ExecResizeOptions{Height: size.Height, Width: size.Width})
+			_, err := node.ExecResize(ctx, created.ID, client.ExecResizeOptions(size))
 			return err
 		}}
 		err = s.run(context.WithoutCancel(ctx), conn.HijackedResponse, nil)

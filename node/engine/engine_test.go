@@ -2,11 +2,14 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http/httptest"
 	"reflect"
 	"slices"
@@ -16,6 +19,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 
+	"berth.internal/internal/detach"
 	"berth.internal/node/host"
 )
 
@@ -164,6 +168,41 @@ func TestFramesAreDockers(t *testing.T) {
 	}
 	if out.String() != "out more" || err.String() != "err " {
 		t.Errorf("a client reads %q and %q", out.String(), err.String())
+	}
+}
+
+// TestTerminalStreams checks what a client of a terminal sends and reads: bytes as they
+// are, until it presses the keys.
+func TestTerminalStreams(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	conn := &hijacked{Conn: ours, from: ours}
+	go func() { _, _ = theirs.Write([]byte("ab\x10\x10\x11never")) }()
+	keys, err := detach.Parse("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(inputOf(conn, true, keys))
+	if string(got) != "ab\x10" || !errors.Is(err, host.ErrDetached) {
+		t.Errorf("a terminal's input is %q, %v, want what came before the keys, and host.ErrDetached", got, err)
+	}
+	if inputOf(conn, false, keys) != host.Input(conn) {
+		t.Error("keys are looked for without a terminal")
+	}
+	var out bytes.Buffer
+	for _, stderr := range []bool{false, true} {
+		if err := newOutput(&out, true).write(stderr, []byte("x\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out.String() != "x\r\nx\r\n" {
+		t.Errorf("a terminal's output is %q", out.String())
+	}
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/x", nil)
+	r = r.WithContext(context.WithValue(r.Context(), versionKey{}, maxVersion))
+	if tty, plain := streamType(r, true), streamType(r, false); tty != rawStream || plain != multiplexed {
+		t.Errorf("content types are %s and %s", tty, plain)
 	}
 }
 

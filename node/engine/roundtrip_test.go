@@ -139,7 +139,10 @@ func TestPsColumns(t *testing.T) {
 		{"-eopid,args", "PID COMMAND"},
 		{"-e", "PID TTY TIME COMMAND"},
 		{"--format=pid,rss", "PID RSS"},
-		{"--forest", ""}, {"-o", ""}, {"-o nosuch", ""}, {"-Z", ""},
+		{"--forest", ""},
+		{"-o", ""},
+		{"-o nosuch", ""},
+		{"-Z", ""},
 	} {
 		cols, err := psColumns(tc.args)
 		got := ""

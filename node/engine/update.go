@@ -52,9 +52,14 @@ func applyUpdate(spec *host.Spec, req container.UpdateConfig) error {
 		res.NanoCPUs = asked.NanoCPUs
 	}
 	for _, n := range []struct{ to, from *int64 }{
-		{&res.Memory, &asked.Memory}, {&res.MemorySwap, &asked.MemorySwap}, {&res.MemoryReservation, &asked.MemoryReservation},
-		{&res.CPUShares, &asked.CPUShares}, {&res.CPUQuota, &asked.CPUQuota}, {&res.CPUPeriod, &asked.CPUPeriod},
-		{&res.CPURealtimePeriod, &asked.CPURealtimePeriod}, {&res.CPURealtimeRuntime, &asked.CPURealtimeRuntime},
+		{&res.Memory, &asked.Memory},
+		{&res.MemorySwap, &asked.MemorySwap},
+		{&res.MemoryReservation, &asked.MemoryReservation},
+		{&res.CPUShares, &asked.CPUShares},
+		{&res.CPUQuota, &asked.CPUQuota},
+		{&res.CPUPeriod, &asked.CPUPeriod},
+		{&res.CPURealtimePeriod, &asked.CPURealtimePeriod},
+		{&res.CPURealtimeRuntime, &asked.CPURealtimeRuntime},
 	} {
 		if *n.from != 0 {
 			*n.to = *n.from
@@ -73,8 +78,11 @@ func applyUpdate(spec *host.Spec, req container.UpdateConfig) error {
 		res.Blkio.Weight = asked.Blkio.Weight
 	}
 	for _, l := range []struct{ to, from *[]host.DeviceLimit }{
-		{&res.Blkio.Weights, &asked.Blkio.Weights}, {&res.Blkio.ReadBps, &asked.Blkio.ReadBps}, {&res.Blkio.WriteBps, &asked.Blkio.WriteBps},
-		{&res.Blkio.ReadIOPS, &asked.Blkio.ReadIOPS}, {&res.Blkio.WriteIOPS, &asked.Blkio.WriteIOPS},
+		{&res.Blkio.Weights, &asked.Blkio.Weights},
+		{&res.Blkio.ReadBps, &asked.Blkio.ReadBps},
+		{&res.Blkio.WriteBps, &asked.Blkio.WriteBps},
+		{&res.Blkio.ReadIOPS, &asked.Blkio.ReadIOPS},
+		{&res.Blkio.WriteIOPS, &asked.Blkio.WriteIOPS},
 	} {
 		if len(*l.from) > 0 {
 			*l.to = *l.from

@@ -179,7 +179,8 @@ func (c *ctr) runtimeSpec(acc account) (*specs.Spec, error) {
 
 // process says what the container's first process is. p has the defaults.
 func (c *ctr) process(p *specs.Process, acc account) error {
-	spec := c.rec.Spec
+	rec, _ := c.now()
+	spec := rec.Spec
 	p.Args = spec.Process.args()
 	p.Env = environ(spec.Hostname, acc, spec.Process.Env)
 	if spec.Tty {

@@ -64,7 +64,7 @@ func (h *Host) Changes(ctx context.Context, ref string) ([]Change, error) {
 	if err := d.dir(upper, "/", false); err != nil {
 		return nil, fmt.Errorf("compare the files of container %s with its image: %w", shortID(c.rec.ID), err)
 	}
-	slices.SortFunc(d.changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
+	d.sort()
 	return d.changes, nil
 }
 
@@ -92,6 +92,10 @@ func (d *differ) add(kind ChangeKind, name string) error {
 	}
 	d.changes = append(d.changes, Change{kind, name})
 	return d.ctx.Err()
+}
+
+func (d *differ) sort() {
+	slices.SortFunc(d.changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 }
 
 // dir compares what is in an open directory of the upper one. fresh says that nothing

@@ -175,6 +175,9 @@ func (c *ctr) snapshot() Container {
 		Args: c.rec.Spec.Process.args(), State: c.state,
 		Files: Files{Log: c.path("log"), Hosts: c.path("hosts"), Hostname: c.path("hostname"), ResolvConf: c.path("resolv.conf")},
 	}
+	if c.rec.Spec.Log.Driver == LogNone {
+		s.Files.Log = ""
+	}
 	s.State.Health = c.health.snapshot()
 	for _, x := range c.execs {
 		if x.running() {

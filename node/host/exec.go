@@ -222,7 +222,7 @@ func (h *Host) reap(ctx context.Context, x *execution, process *container.Exec) 
 // execProcess says in the runtime's words what to run: like the container's
 // first process, but for what the spec says.
 func (h *Host) execProcess(x *execution) (*specs.Process, error) {
-	rec := x.ctr.rec
+	rec, _ := x.ctr.now()
 	lowers, err := h.opts.Images.Layers(digest.Digest(rec.ImageID))
 	if err != nil {
 		return nil, err

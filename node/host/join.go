@@ -62,9 +62,8 @@ func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err er
 				return 0, nil, invalid("cannot join IPC of a container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other.name())
 			}
 		}
-		theirs := other.rec.Users
-		switch {
-		case theirs == 0:
+		switch theirs := other.rec.Users; theirs {
+		case 0:
 			why = fmt.Sprintf("The %s namespace of container %s, which has the host's users, implies these", j.what, other.name())
 		default:
 			several = several || users != 0 && users != theirs

@@ -76,8 +76,10 @@ func (b Blkio) translate() (*specs.LinuxBlockIO, error) {
 		from []DeviceLimit
 		to   *[]specs.LinuxThrottleDevice
 	}{
-		{b.ReadBps, &out.ThrottleReadBpsDevice}, {b.WriteBps, &out.ThrottleWriteBpsDevice},
-		{b.ReadIOPS, &out.ThrottleReadIOPSDevice}, {b.WriteIOPS, &out.ThrottleWriteIOPSDevice},
+		{b.ReadBps, &out.ThrottleReadBpsDevice},
+		{b.WriteBps, &out.ThrottleWriteBpsDevice},
+		{b.ReadIOPS, &out.ThrottleReadIOPSDevice},
+		{b.WriteIOPS, &out.ThrottleWriteIOPSDevice},
 	} {
 		for _, l := range list.from {
 			major, minor, err := blockDevice(l.Path)
