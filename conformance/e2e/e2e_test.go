@@ -13,7 +13,7 @@
 //	halt NAME [SIGNAL]           sends TERM or SIGNAL and waits for the end
 //	expect NAME REGEXP           waits until NAME has written a line that matches
 //	tar FILE ENTRY...            writes a tar: see entry
-//	image LAYOUT TAG TAR...      adds an image of these layers to an OCI layout
+//	image LAYOUT TAG TAR...      adds an image of these layers to an OCI layout: see cmdImage
 //	damage DIR flip|cut          damages the largest file below DIR
 //	mounted IMAGE DIR            mounts an image of a file system
 //	oras LOGIN CA ...            does what programs built on oras-go do: see cmdOras

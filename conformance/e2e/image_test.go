@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,7 +68,8 @@ func entry(s string) (*tar.Header, []byte, error) {
 }
 
 // cmdImage makes an image for this machine whose command is sh. A layer that is
-// called =FILE has FILE's content and the content hash of nothing at all.
+// called =FILE has FILE's content and the content hash of nothing at all. One called
+// config:FILE is no layer: it is JSON that the image's config has beside the command.
 func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 	positive(ts, neg, args, 3, "image LAYOUT TAG TAR...")
 	layout, tag := ts.MkAbs(args[0]), args[1]
@@ -75,7 +77,14 @@ func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 	cfg.Config = v1.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin"}}
 	cfg.RootFS.Type = "layers"
 	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
+	more := map[string]any{}
 	for _, file := range args[2:] {
+		if file, ok := strings.CutPrefix(file, "config:"); ok {
+			text, err := os.ReadFile(ts.MkAbs(file))
+			ts.Check(err)
+			ts.Check(json.Unmarshal(text, &more))
+			continue
+		}
 		file, lies := strings.CutPrefix(file, "=")
 		layer, err := os.ReadFile(ts.MkAbs(file))
 		ts.Check(err)
@@ -91,7 +100,7 @@ func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(errors.Join(err, z.Close()))
 		m.Layers = append(m.Layers, put(ts, layout, v1.MediaTypeImageLayerGzip, packed.Bytes()))
 	}
-	m.Config = put(ts, layout, v1.MediaTypeImageConfig, encode(ts, cfg))
+	m.Config = put(ts, layout, v1.MediaTypeImageConfig, withConfig(ts, cfg, more))
 	d := put(ts, layout, v1.MediaTypeImageManifest, encode(ts, m))
 	d.Annotations = map[string]string{v1.AnnotationRefName: tag}
 
@@ -103,6 +112,18 @@ func cmdImage(ts *testscript.TestScript, neg bool, args []string) {
 	index.Manifests = append(index.Manifests, d)
 	ts.Check(os.WriteFile(path, encode(ts, index), 0o600))
 	ts.Check(os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600))
+}
+
+// withConfig encodes an image with more in its config than the OCI knows of.
+func withConfig(ts *testscript.TestScript, img v1.Image, more map[string]any) []byte {
+	var all map[string]any
+	ts.Check(json.Unmarshal(encode(ts, img), &all))
+	config, ok := all["config"].(map[string]any)
+	if !ok {
+		ts.Fatalf("the image has no config")
+	}
+	maps.Copy(config, more)
+	return encode(ts, all)
 }
 
 func encode(ts *testscript.TestScript, v any) []byte {

@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -26,7 +27,7 @@ type Engine struct {
 	Config  *specs.Spec
 }
 
-// Names below a directory of where the parts are attached.
+// EngineRoot is the name of the root file system below the directory of all parts.
 const EngineRoot = "rootfs"
 
 // EngineBind is the name of a bind, counted from 0.
@@ -100,9 +101,7 @@ func checkEngine(in Input) error {
 
 func withSysctl(all map[string]string, name, value string) map[string]string {
 	out := map[string]string{name: value}
-	for k, v := range all {
-		out[k] = v
-	}
+	maps.Copy(out, all)
 	return out
 }
 

@@ -252,7 +252,7 @@ func hideUnified() error {
 func (s *shim) tool(streams stdio, args ...string) error {
 	base := s.Engine.Base
 	log := filepath.Join(base, "log"+strconv.FormatInt(s.engine.calls.Add(1), 10))
-	defer os.Remove(log)
+	defer func() { _ = os.Remove(log) }()
 	pidfd := -1
 	proc, err := os.StartProcess(s.Engine.Path, append([]string{
 		filepath.Base(s.Engine.Path), "--root", filepath.Join(base, engineState), "--log", log, "--log-format", "json",
@@ -283,7 +283,7 @@ func (s *shim) toolWithTerminal(streams stdio, size *TerminalSize, args ...strin
 		return nil, err
 	}
 	defer listener.Close()
-	defer os.Remove(path)
+	defer func() { _ = os.Remove(path) }()
 	if err := s.tool(streams, append([]string{args[0], "--console-socket", path}, args[1:]...)...); err != nil {
 		return nil, err
 	}
@@ -459,7 +459,7 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 	s.mu.Unlock()
 	name := filepath.Join(s.Engine.Base, "exec"+strconv.FormatInt(s.engine.calls.Add(1), 10))
 	err = s.within(func() error {
-		defer os.Remove(name)
+		defer func() { _ = os.Remove(name) }()
 		if err := os.WriteFile(name, blob, 0o600); err != nil {
 			return err
 		}
