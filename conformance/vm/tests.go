@@ -12,6 +12,7 @@ var tests = []string{
 	// Limits, devices, statistics, and changing them.
 	"TestEachLimit", "TestLimits", "TestUpdateIsAllOrNone", "TestUpdateBelowUsage", "TestUpdateOfNone", "TestStats",
 	"TestOutOfMemory", "TestWatchEnds", "TestHugePages", "TestBlockDevice", "TestChosenCgroup", "TestCgroupsAreReadOnly",
+	"TestLockedMemory",
 	// Freezing, and killing by cgroup.kill.
 	"TestPause", "TestPauseOutlivesTheAgent", "TestPausedLosesItsShim", "TestPausedBySomebodyElse", "TestPauseOfForks", "TestPausedDies",
 	"TestShimKilled", "TestRestartWithoutPidNamespace", "TestRestartOutOfMemory",
@@ -19,7 +20,7 @@ var tests = []string{
 	"TestAppArmor", "TestDefaultAppArmorIsAWarning",
 	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
 	// A container as such.
-	"TestDefaultContainer", "TestOlderKernel", "TestBinds", "TestExec", "TestExitCodes", "TestTerminal", "TestAgentKilled",
+	"TestDefaultContainer", "TestOlderKernel", "TestBinds", "TestExec", "TestExecBeyondLimit", "TestExitCodes", "TestTerminal", "TestAgentKilled",
 }
 
 // modules are what the tests need of the kernel; what these need comes with them.

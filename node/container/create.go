@@ -266,6 +266,7 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 	if err != nil {
 		return 0, fmt.Errorf("start shim: %w", err)
 	}
+	r.groups.keepLimits(proc.Pid)
 	// Reaped whenever it ends. That may be long after Close, so nobody can wait.
 	go func() { _, _ = proc.Wait() }()
 	return proc.Pid, nil

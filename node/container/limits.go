@@ -17,6 +17,7 @@ import (
 	cgroup1 "github.com/opencontainers/cgroups/fs"
 	cgroup2 "github.com/opencontainers/cgroups/fs2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/cgroup"
 	"berth.internal/node/container/plan"
@@ -28,6 +29,7 @@ type hierarchies struct {
 	unified string            // of version 2; "" if that is not mounted
 	only2   bool              // version 2 has all controllers
 	mounts  []plan.Cgroup
+	memlock unix.Rlimit // of this process: see setDevices
 }
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -38,6 +40,9 @@ func findHierarchies() (hierarchies, error) {
 	if h.only2 {
 		h.unified = cgroupRoot
 		h.mounts = []plan.Cgroup{{}}
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &h.memlock); err != nil {
+			return h, fmt.Errorf("find cgroup hierarchies: %w", err)
+		}
 		return h, nil
 	}
 	m, err := cgroup1.NewManager(&cgroups.Cgroup{Path: "/", Resources: &cgroups.Resources{}}, nil)
@@ -153,6 +158,9 @@ func (h hierarchies) setDevices(path string, rules []*devices.Rule) error {
 	set := cgroups.DevicesSetV1
 	if h.only2 {
 		set = cgroups.DevicesSetV2
+		// Kernels before Linux 5.11 count programs as locked memory, so the library takes
+		// that limit away from this process. Containers shall not inherit that.
+		defer func() { _ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &h.memlock) }()
 	}
 	if err := set(h.dir(path, "devices"), &cgroups.Resources{Devices: rules}); err != nil {
 		return fmt.Errorf("set device rules: %w", err)
@@ -211,6 +219,14 @@ func (h hierarchies) ids(path string) []string {
 		}
 	}
 	return ids
+}
+
+// keepLimits gives a shim that was started while setDevices had changed them the
+// limits that this process had before.
+func (h hierarchies) keepLimits(pid int) {
+	if h.only2 {
+		_ = unix.Prlimit(pid, unix.RLIMIT_MEMLOCK, &h.memlock, nil) // it may be gone
+	}
 }
 
 // removeEmpty removes the cgroup at path, if there is none below it.

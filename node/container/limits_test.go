@@ -532,3 +532,24 @@ func TestChosenCgroup(t *testing.T) {
 		}
 	}
 }
+
+// TestExecBeyondLimit looks into a container that has as many processes as it may.
+func TestExecBeyondLimit(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sleep", "1000")
+	b.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(1))}
+	n.create(t, b)
+	n.start(t, b.ID)
+	e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "cat", "/proc/self/cgroup"), AttachOptions: container.AttachOptions{Stdout: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(readAll(t, e.Stdout)) {
+		if !strings.HasSuffix(line, ":/\n") {
+			t.Errorf("what is executed is in cgroup %q", line)
+		}
+	}
+	if code, err := e.Wait(testContext(t)); code != 0 || err != nil {
+		t.Errorf("exec: %d, %v", code, err)
+	}
+}

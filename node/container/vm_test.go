@@ -70,6 +70,28 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
+// TestLockedMemory: the library that loads device rules takes the limit of locked
+// memory away from its own process.
+func TestLockedMemory(t *testing.T) {
+	limit := func(text string) string {
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "Max locked memory") {
+				return strings.Join(strings.Fields(line), " ")
+			}
+		}
+		return "none"
+	}
+	n := newNode(t)
+	inside := limit(n.sh(t, "cat /proc/self/limits"))
+	own, err := os.ReadFile("/proc/self/limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := limit(string(own)); got != inside || strings.Contains(got, "unlimited") {
+		t.Errorf("the limit is %q, in a container %q", got, inside)
+	}
+}
+
 // TestHugePages limits huge pages, of which this machine has some.
 func TestHugePages(t *testing.T) {
 	n := newNode(t)

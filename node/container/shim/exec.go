@@ -106,10 +106,11 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 	}
 	var warnings []string
 	var pts *os.File
-	p.pid, p.exited, err = s.begin(e, f, plan)
+	p.pid, p.exited, err = s.begin(e, &f, plan)
 	if err != nil {
 		return p, err
 	}
+	born = f.Cgroup > 0
 	_ = theirSync.Close()
 	s.mu.Lock()
 	err = s.Cgroup.Join(p.pid, !born)
@@ -170,8 +171,10 @@ func equipExec(e Exec, plan programs, regs []uintptr, sync, status *os.File) (te
 	return []*os.File{master}, nil
 }
 
-// begin forks with the container's first process in the register for it.
-func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitStatus, error) {
+// begin forks with the container's first process in the register for it. If the
+// container has as many processes as it may, this one is born outside of its cgroup:
+// whoever looks into it does not count.
+func (s *shim) begin(e Exec, f *call.Fork, plan programs) (int, chan unix.WaitStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != StatusRunning {
@@ -191,6 +194,10 @@ func (s *shim) begin(e Exec, f call.Fork, plan programs) (int, chan unix.WaitSta
 		f.Enter = append(f.Enter, call.Namespace{FD: s.pidfd, Own: int(own.Fd()), Type: kind})
 	}
 	pid, pidfd, err := f.Start(plan.child)
+	if errors.Is(err, unix.EAGAIN) && f.Cgroup > 0 {
+		f.Cgroup = 0
+		pid, pidfd, err = f.Start(plan.child)
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("fork into the container: %w", err)
 	}
