@@ -34,7 +34,7 @@ func TestKillAtFirstOutput(t *testing.T) {
 			t.Errorf("exec in a container that has said something: %v", err)
 		}
 		if err := n.Kill(t.Context(), id, "KILL"); err != nil {
-			t.Errorf("kill a container that has said something: %v", err)
+			t.Fatalf("kill a container that has said something: %v", err)
 		}
 		if err := <-started; err != nil {
 			t.Error(err)
