@@ -39,10 +39,10 @@ func (o options) node(ctx context.Context, data string) (rows []result, err erro
 		return nil, err
 	}
 	n := &nodes{options: o, dir: data}
+	defer func() { err = errors.Join(err, n.clean(ctx)) }()
 	if err := n.prepare(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, n.clean(ctx)) }()
 	// Where both versions of cgroups are mounted crun does not work; what it does not
 	// see does not disturb it. So all of it is done where only one can be seen.
 	err = hidden(func() error {
@@ -80,6 +80,7 @@ func hidden(f func() error) error {
 type nodes struct {
 	options
 	dir      string
+	short    string // another folder, for podman, which takes no long name for some things
 	registry *target
 	engine   *engine
 	rows     []result
@@ -92,6 +93,10 @@ func (n *nodes) row(load, unit, target string, value float64) {
 // prepare makes an image and a bundle of busybox, and starts a node.
 func (n *nodes) prepare(ctx context.Context) error {
 	if err := n.bundle(); err != nil {
+		return err
+	}
+	var err error
+	if n.short, err = os.MkdirTemp("/run", "berth-bench-"); err != nil {
 		return err
 	}
 	n.registry = berthTarget(n.berths[0])
@@ -113,7 +118,10 @@ func (n *nodes) clean(ctx context.Context) error {
 	if n.engine != nil {
 		err = n.engine.clean(ctx)
 	}
-	return errors.Join(err, n.registry.down())
+	if n.registry != nil {
+		err = errors.Join(err, n.registry.down())
+	}
+	return errors.Join(err, os.RemoveAll(n.short))
 }
 
 // applets are what the image has of busybox.
@@ -328,7 +336,7 @@ func (n *nodes) runs(ctx context.Context) error {
 // podman runs a command of podman's, with what it keeps below dir.
 func (n *nodes) podman(ctx context.Context, args ...string) error {
 	return command1(ctx, "podman", append([]string{
-		"--root", filepath.Join(n.dir, "podman/root"), "--runroot", filepath.Join(n.dir, "podman/run"), "--tmpdir", filepath.Join(n.dir, "podman/tmp"),
+		"--root", filepath.Join(n.dir, "podman/root"), "--runroot", n.short, "--tmpdir", filepath.Join(n.dir, "podman/tmp"),
 		"--cgroup-manager", "cgroupfs", "--runtime", "crun",
 	}, args...)...)
 }

@@ -174,6 +174,9 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 			return fmt.Errorf("read output of a removed container: %w", err)
 		}
 	}
+	if fds, err := os.ReadDir("/proc/self/fd"); err != nil || len(fds) > 100 {
+		return fmt.Errorf("the agent has %d descriptors: %w", len(fds), err)
+	}
 	say("cycle")
 	return nil
 }
@@ -272,6 +275,9 @@ func (n *node) cycleUntilKilled(t *testing.T, a cyclerArgs, rnd *rand.Rand, most
 		t.Fatal(err)
 	}
 	steps := 5 + rnd.IntN(200)
+	if rnd.IntN(20) == 0 {
+		steps *= 20 // long enough to see what it collects
+	}
 	lines, completed := bufio.NewScanner(out), 0
 	for lines.Scan() {
 		line := lines.Text()

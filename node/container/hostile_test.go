@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,46 +49,51 @@ func TestHostileImage(t *testing.T) {
 		{"descriptor as the working directory", "work", "/proc/self/fd/8", "", "/work", "too many levels"},
 		{"descriptor of the runtime as the working directory", "work", "/proc/1/fd/8", "", "/work/x", "too many levels"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			n := newNode(t)
-			victim := filepath.Join(n.dir, "victim")
-			if err := os.Mkdir(victim, 0o777); err != nil {
-				t.Fatal(err)
-			}
-			link := filepath.Join(n.lower, tc.link)
-			_ = os.RemoveAll(link)
-			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Symlink(strings.ReplaceAll(tc.to, "victim", victim), link); err != nil {
-				t.Fatal(err)
-			}
-			b := n.bundle(t, "sh", "-c", "echo ran; touch ./made")
-			if tc.dest != "" {
-				b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: tc.dest, Type: "bind", Source: n.lower, Options: []string{"bind"}})
-				if strings.HasPrefix(tc.dest, "/etc/") {
-					b.Spec.Mounts[len(b.Spec.Mounts)-1].Source = "/etc/hosts"
-				}
-			}
-			if tc.cwd != "" {
-				b.Spec.Process.Cwd = tc.cwd
-			}
-			err := n.Create(testContext(t), b)
-			if err == nil {
-				n.start(t, b.ID)
-				if _, err := n.Wait(testContext(t), b.ID); err != nil {
+		for _, dev := range []string{"", ", and the image's own /dev"} {
+			t.Run(tc.name+dev, func(t *testing.T) {
+				n := newNode(t)
+				victim := filepath.Join(n.dir, "victim")
+				if err := os.Mkdir(victim, 0o777); err != nil {
 					t.Fatal(err)
 				}
-			} else if tc.refused == "" || !strings.Contains(err.Error(), tc.refused) {
-				t.Logf("refused: %v", err)
-			}
-			if err == nil && tc.refused != "" {
-				t.Errorf("it was created, want an error with %q", tc.refused)
-			}
-			if entries, err := os.ReadDir(victim); err != nil || len(entries) > 0 {
-				t.Errorf("the node's directory has %v, %v; want it empty", entries, err)
-			}
-		})
+				link := filepath.Join(n.lower, tc.link)
+				_ = os.RemoveAll(link)
+				if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Symlink(strings.ReplaceAll(tc.to, "victim", victim), link); err != nil {
+					t.Fatal(err)
+				}
+				b := n.bundle(t, "sh", "-c", "echo ran; touch ./made")
+				if tc.dest != "" {
+					b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: tc.dest, Type: "bind", Source: n.lower, Options: []string{"bind"}})
+					if strings.HasPrefix(tc.dest, "/etc/") {
+						b.Spec.Mounts[len(b.Spec.Mounts)-1].Source = "/etc/hosts"
+					}
+				}
+				if tc.cwd != "" {
+					b.Spec.Process.Cwd = tc.cwd
+				}
+				if dev != "" {
+					b.Spec.Mounts = slices.DeleteFunc(b.Spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
+				}
+				err := n.Create(testContext(t), b)
+				if err == nil {
+					n.start(t, b.ID)
+					if _, err := n.Wait(testContext(t), b.ID); err != nil {
+						t.Fatal(err)
+					}
+				} else if tc.refused == "" || !strings.Contains(err.Error(), tc.refused) {
+					t.Logf("refused: %v", err)
+				}
+				if err == nil && tc.refused != "" && dev == "" {
+					t.Errorf("it was created, want an error with %q", tc.refused)
+				}
+				if entries, err := os.ReadDir(victim); err != nil || len(entries) > 0 {
+					t.Errorf("the node's directory has %v, %v; want it empty", entries, err)
+				}
+			})
+		}
 	}
 }
 

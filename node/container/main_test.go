@@ -140,7 +140,8 @@ func (n *node) open(t testing.TB) {
 // clean removes all containers and then looks for what they left behind.
 func (n *node) clean(t testing.TB) {
 	t.Helper()
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	states, err := n.List(ctx)
 	if err != nil {
 		t.Errorf("list containers at the end: %v", err)
