@@ -86,7 +86,7 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 	if b.Spec.Process.Terminal = rnd.IntN(4) == 0; b.Spec.Process.Terminal {
 		b.Terminal = &container.TerminalSize{Rows: 24, Columns: 80}
 	}
-	b.Init = rnd.IntN(4) == 0
+	b.Init = rnd.IntN(4) == 0 && b.Engine == ""
 	if kind == 0 && rnd.IntN(2) == 0 {
 		b.Restart = container.Restart{Policy: container.RestartAlways}
 	}

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
 	"berth.internal/node/container/plan"
 	"berth.internal/node/container/shim"
 )
@@ -54,6 +57,9 @@ func (r *Runtime) engineRequest(b Bundle, cgroupAt string) (shim.Create, []byte,
 	if err != nil {
 		return none, nil, err
 	}
+	if err := checkEngineDevices(b.Spec); err != nil {
+		return none, nil, err
+	}
 	p, err := plan.ForEngine(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Host: r.host, Terminal: planned(b.Terminal)}, base)
 	if err != nil {
 		return none, nil, err
@@ -71,6 +77,21 @@ func (r *Runtime) engineRequest(b Bundle, cgroupAt string) (shim.Create, []byte,
 		Restart: shim.Restart{Policy: string(b.Restart.Policy), Max: b.Restart.Max},
 		Engine:  &shim.Engine{Path: engine, Base: base, Child: len(child), Terminal: b.Terminal},
 	}, append(append(prepare, child...), config...), nil
+}
+
+// checkEngineDevices refuses devices that runc does not find: in a user namespace it
+// mounts those of the node with the same name.
+func checkEngineDevices(s *specs.Spec) error {
+	if len(s.Linux.UIDMappings) == 0 {
+		return nil
+	}
+	for _, d := range s.Linux.Devices {
+		var st unix.Stat_t
+		if err := unix.Stat(d.Path, &st); err != nil || int64(unix.Major(st.Rdev)) != d.Major || int64(unix.Minor(st.Rdev)) != d.Minor {
+			return fmt.Errorf("device %s, which has another name on the node, with runc or crun in a user namespace: %w", d.Path, ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // engineExec returns what a shim is asked to let its tool execute.

@@ -286,7 +286,7 @@ func (h *Host) tryRevive(ctx context.Context, c *ctr, waits chan struct{}, resta
 	state.Error, state.ExitCode = err.Error(), failureCode(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state = state
+	c.state, c.joinable = state, false
 	return false
 }
 

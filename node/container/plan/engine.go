@@ -55,6 +55,8 @@ func ForEngine(in Input, base string) (*Engine, error) {
 		return nil, unsupported("namespaces of another container with runc or crun")
 	case ns.flags&unix.CLONE_NEWTIME != 0:
 		return nil, unsupported("a time namespace with runc or crun")
+	case ns.user && in.Spec.Domainname != "": // runc before 1.2 does not know it, and the sysctl is not the container's to write
+		return nil, unsupported("a domain name with runc or crun in a user namespace")
 	}
 	b := &builder{Input: in, ns: ns, spec: in.Spec, parent: call.New(parentRegs), child: call.New(childRegs)}
 	spec, linux := *in.Spec, *in.Spec.Linux
@@ -77,7 +79,7 @@ func ForEngine(in Input, base string) (*Engine, error) {
 	if ns.user {
 		e.UIDMap, e.GIDMap = idMap(linux.UIDMappings), idMap(linux.GIDMappings)
 	}
-	if spec.Domainname != "" { // runc before 1.2 does not know it
+	if spec.Domainname != "" {
 		linux.Sysctl = withSysctl(linux.Sysctl, "kernel.domainname", spec.Domainname)
 		spec.Domainname = ""
 	}

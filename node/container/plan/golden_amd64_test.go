@@ -84,6 +84,7 @@ func TestGoldenEngine(t *testing.T) {
 	}
 	in.Spec.Mounts = slices.DeleteFunc(in.Spec.Mounts, func(m specs.Mount) bool { return slices.Contains(m.Options, "rslave") })
 	in.Spec.Mounts = append(in.Spec.Mounts, specs.Mount{Type: "bind", Source: "/etc/hosts", Destination: "/etc/hosts", Options: []string{"bind", "ro", "idmap"}})
+	in.Spec.Domainname = "" // which is refused
 	p, err := plan.ForEngine(in, "/base")
 	if err != nil {
 		t.Fatal(err)
