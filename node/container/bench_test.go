@@ -107,18 +107,41 @@ func BenchmarkExec(b *testing.B) {
 }
 
 // BenchmarkMemory reports the memory of a shim among twenty, as the share of
-// the machine's that is due to it.
+// the machine's that is due to it: of containers that run, and of such that have
+// begun again.
 func BenchmarkMemory(b *testing.B) {
+	for _, restarts := range []int{0, 3} {
+		b.Run(fmt.Sprint("restarts=", restarts), func(b *testing.B) { benchmarkMemory(b, restarts) })
+	}
+}
+
+func benchmarkMemory(b *testing.B, restarts int) {
 	n := newNode(b)
 	ctx := context.Background()
 	const count = 20
 	for range count {
-		bundle := n.bundle(b, "sleep", "1000")
+		bundle := n.bundle(b, "sh", "-c", counting+fmt.Sprintf("[ $n -gt %d ] || exit 1; exec sleep 1000", restarts))
+		if restarts > 0 {
+			bundle.Restart.Policy = container.RestartAlways
+		}
 		if err := n.Create(ctx, bundle); err != nil {
 			b.Fatal(err)
 		}
 		if err := n.Start(ctx, bundle.ID); err != nil {
 			b.Fatal(err)
+		}
+	}
+	for i := range count {
+		id := fmt.Sprint("c", n.nextID-i)
+		if restarts > 0 {
+			if _, err := n.WaitRun(ctx, id, restarts); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for {
+			if s, err := n.State(ctx, id); err != nil || s.Status == container.StatusRunning {
+				break
+			}
 		}
 	}
 	for b.Loop() {

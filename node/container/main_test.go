@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,7 @@ func (n *node) clean(t testing.TB) {
 		t.Errorf("list containers at the end: %v", err)
 	}
 	for _, s := range states {
+		_ = n.SetRestart(ctx, s.ID, container.Restart{}) // it may have stopped
 		if s.Status == container.StatusRunning {
 			_ = n.Kill(ctx, s.ID, 9)
 			if _, err := n.Wait(ctx, s.ID); err != nil {
@@ -218,8 +220,8 @@ func (n *node) processes(t testing.TB) []string {
 	var found []string
 	for _, g := range groups {
 		proc := filepath.Dir(g)
-		if stat, err := os.ReadFile(proc + "/stat"); err != nil || bytes.Contains(stat, []byte(") Z ")) {
-			continue // dead; with its shim gone too it waits for the machine's init
+		if stat, err := os.ReadFile(proc + "/stat"); err != nil || ended(stat) {
+			continue
 		}
 		if b, err := os.ReadFile(g); err == nil && bytes.Contains(b, []byte(n.cfg.CgroupParent+"/")) {
 			found = append(found, "process "+proc)
@@ -229,6 +231,19 @@ func (n *node) processes(t testing.TB) []string {
 		}
 	}
 	return found
+}
+
+// ended reports whether a process is dead, and waits for its parent to notice; or
+// is about to be: its cgroup counts it no more.
+func ended(stat []byte) bool {
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	fields := bytes.Fields(rest)
+	if len(fields) < 7 {
+		return true
+	}
+	const exiting = 4 // PF_EXITING of the kernel
+	flags, err := strconv.Atoi(string(fields[6]))
+	return err != nil || flags&exiting != 0 || string(fields[0]) == "Z"
 }
 
 // bundle returns a container with a user namespace that runs args.

@@ -129,41 +129,80 @@ func readLog(ctx context.Context, file string, opts LogOptions, done <-chan stru
 const maxMissing = 4
 
 // logFiles opens the files of the log at path that are younger than last, the
-// oldest first. Files are renamed to higher numbers only, so who looks from low to
-// high misses none, but may see one twice.
-func logFiles(path string, last os.FileInfo) (files []*os.File, err error) {
-	var seen []os.FileInfo
+// oldest first.
+func logFiles(path string, last os.FileInfo) ([]*os.File, error) {
+	for range 100 {
+		files, ok, err := scanLog(path, last)
+		if err == nil && ok {
+			slices.Reverse(files)
+			return files, nil
+		}
+		closeFiles(files)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s is rotated faster than it can be opened", path)
+}
+
+// scanLog is logFiles, the youngest first. Files are renamed to higher numbers
+// only, so who looks from low to high misses none that was there when it began.
+// One that it meets again has been renamed meanwhile; what it met in between came
+// later. ok is false if all files that there were may have been removed meanwhile.
+func scanLog(path string, last os.FileInfo) (files []*os.File, ok bool, err error) {
+	var infos []os.FileInfo
 	for i, miss := 0, 0; miss < maxMissing; i++ {
 		name := path
 		if i > 0 {
 			name += "." + strconv.Itoa(i)
 		}
-		f, err := os.Open(name)
-		if missing(err) {
+		f, info, err := openFile(name)
+		switch {
+		case missing(err):
 			miss++
 			continue
-		}
-		var info os.FileInfo
-		if err == nil {
-			info, err = f.Stat()
-		}
-		if err != nil {
-			closeFiles(append(files, f))
-			return nil, err
-		}
-		if last != nil && os.SameFile(info, last) {
+		case err != nil:
+			return files, false, err
+		case last != nil && os.SameFile(info, last):
 			_ = f.Close()
-			break
+			return files, true, nil
 		}
 		miss = 0
-		if !info.Mode().IsRegular() || slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }) {
+		if !info.Mode().IsRegular() {
 			_ = f.Close()
 			continue
 		}
-		files, seen = append(files, f), append(seen, info)
+		if at := slices.IndexFunc(infos, func(s os.FileInfo) bool { return os.SameFile(s, info) }); at >= 0 {
+			_ = f.Close()
+			closeFiles(files[at+1:])
+			files, infos = files[:at+1], infos[:at+1]
+			ok = ok || at == 0
+			continue
+		}
+		files, infos = append(files, f), append(infos, info)
 	}
-	slices.Reverse(files)
-	return files, nil
+	if !ok && len(files) > 0 {
+		now, err := os.Stat(path)
+		ok = err == nil && os.SameFile(now, infos[0])
+		if missing(err) { // between two steps of a rotation, or there is none any more
+			now, err = os.Stat(path + ".1")
+			ok = err == nil && os.SameFile(now, infos[0])
+		}
+	}
+	return files, ok || len(files) == 0, nil
+}
+
+// openFile opens a file and says what it is.
+func openFile(name string) (*os.File, os.FileInfo, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
 }
 
 func closeFiles(files []*os.File) {

@@ -3,8 +3,10 @@ package host
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +138,57 @@ func rotate(t *testing.T, path string, files int) *os.File {
 		t.Fatal(err)
 	}
 	return next
+}
+
+// TestLogFilesInOrder opens the files of a log while they are renamed all the time.
+func TestLogFilesInOrder(t *testing.T) {
+	const files = 5
+	dir, err := os.MkdirTemp("/dev/shm", "berth-test-*") // where renaming is fast
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "log")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			f := rotate(t, path, files)
+			if _, err := fmt.Fprint(f, n); err != nil {
+				t.Error(err)
+			}
+			_ = f.Close()
+		}
+	}()
+	defer func() { <-stopped }()
+	defer close(stop)
+	for range 5000 {
+		opened, err := logFiles(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := -1
+		for i, f := range opened {
+			text, err := io.ReadAll(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.Atoi(string(text))
+			if err != nil { // the youngest, empty yet, or the first of all
+				continue
+			}
+			if i > 0 && before >= 0 && n != before+1 {
+				t.Fatalf("file %d after %d", n, before)
+			}
+			before = n
+		}
+		closeFiles(opened)
+	}
 }
 
 // TestFollowRotation follows a log whose files get few lines each, as fast as it

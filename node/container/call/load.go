@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Code is a program made ready to run: everything in memory that will not move,
@@ -16,6 +18,8 @@ type Code struct {
 	lists []uintptr // addresses of lists of strings
 	blob  []byte
 	keep  []any // what numbers in ops and lists are the addresses of
+
+	mapped []byte // what ops and what are in, if Free gives it back
 }
 
 // rawOp is an Op ready to be made.
@@ -45,6 +49,40 @@ var errEncoding = errors.New("damaged program")
 // Load reads what Encode wrote. It keeps b, and the kernel may write to it when
 // the program runs, which it can once.
 func Load(b []byte) (*Code, error) {
+	return load(b, func(c *Code, n uint64) error {
+		c.ops, c.what = make([]rawOp, n), make([]uint32, n)
+		return nil
+	})
+}
+
+// Map is Load into memory that the garbage collector does not know, which Free
+// gives back.
+func Map(b []byte) (*Code, error) {
+	return load(b, func(c *Code, n uint64) (err error) {
+		if n == 0 {
+			return nil
+		}
+		ops := n * uint64(unsafe.Sizeof(rawOp{}))
+		c.mapped, err = unix.Mmap(-1, 0, int(ops+4*n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return fmt.Errorf("memory for a program: %w", err)
+		}
+		c.ops = unsafe.Slice((*rawOp)(unsafe.Pointer(&c.mapped[0])), n)
+		c.what = unsafe.Slice((*uint32)(unsafe.Pointer(&c.mapped[ops])), n)
+		return nil
+	})
+}
+
+// Free gives back what Map took. The program is not used again. Nil has nothing.
+func (c *Code) Free() {
+	if c != nil && c.mapped != nil {
+		mapped := c.mapped
+		c.ops, c.what, c.mapped = nil, nil, nil
+		_ = unix.Munmap(mapped)
+	}
+}
+
+func load(b []byte, room func(c *Code, n uint64) error) (*Code, error) {
 	if len(b) == 0 {
 		return nil, errEncoding
 	}
@@ -63,11 +101,14 @@ func Load(b []byte) (*Code, error) {
 	if n > uint64(len(b)) {
 		return nil, errEncoding
 	}
-	c.ops, c.what = make([]rawOp, n), make([]uint32, n)
+	if err := room(c, n); err != nil {
+		return nil, err
+	}
 	for i := range c.ops {
 		c.loadOp(d, i)
 	}
 	if d.bad || d.at < len(b) {
+		c.Free()
 		return nil, errEncoding
 	}
 	return c, nil

@@ -135,7 +135,8 @@ func message(v any, blob []byte) ([]byte, error) {
 	return append(append(msg, body...), blob...), nil
 }
 
-// Receive reads a message into v. At the end of the connection it returns
+// Receive reads a message into v. The blob is memory that the garbage collector
+// does not know: freeBlob gives it back. At the end of the connection it returns
 // io.EOF.
 func (c *Conn) Receive(v any) (blob []byte, files []*os.File, err error) {
 	head := make([]byte, 8)
@@ -175,14 +176,33 @@ func body(from io.Reader, head []byte, n int, v any) ([]byte, error) {
 	if size > MaxMessage || blobSize > MaxBlob {
 		return nil, fmt.Errorf("receive: message of %d + %d bytes is too long", size, blobSize)
 	}
-	b := make([]byte, int(size)+int(blobSize))
-	if _, err := io.ReadFull(from, b); err != nil {
+	text := make([]byte, size)
+	_, err := io.ReadFull(from, text)
+	if err == nil {
+		err = json.Unmarshal(text, v)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
 	}
-	if err := json.Unmarshal(b[:size], v); err != nil {
+	if blobSize == 0 {
+		return nil, nil
+	}
+	blob, err := unix.Mmap(-1, 0, int(blobSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
 	}
-	return b[size:], nil
+	if _, err := io.ReadFull(from, blob); err != nil {
+		freeBlob(blob)
+		return nil, fmt.Errorf("receive: %w", err)
+	}
+	return blob, nil
+}
+
+// freeBlob gives back what Receive returned, as it was.
+func freeBlob(blob []byte) {
+	if blob != nil {
+		_ = unix.Munmap(blob)
+	}
 }
 
 // filesOf returns the descriptors of a control message.

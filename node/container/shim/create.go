@@ -17,6 +17,15 @@ import (
 // programs are the two of a plan.
 type programs struct {
 	prepare, child *call.Code
+	blob           []byte // that they are in, if it is given back with them
+}
+
+// free gives back the memory of the programs, which are not used again.
+func (p *programs) free() {
+	p.prepare.Free()
+	p.child.Free()
+	freeBlob(p.blob)
+	*p = programs{}
 }
 
 // decode reads the programs of a blob, of which the first has that size.
@@ -24,10 +33,10 @@ func decode(blob []byte, size int) (p programs, err error) {
 	if size < 0 || size > len(blob) {
 		return p, errors.New("damaged program")
 	}
-	if p.prepare, err = call.Load(blob[:size]); err != nil {
+	if p.prepare, err = call.Map(blob[:size]); err != nil {
 		return p, err
 	}
-	p.child, err = call.Load(blob[size:])
+	p.child, err = call.Map(blob[size:])
 	return p, err
 }
 
@@ -36,7 +45,9 @@ func (s *shim) decode(blob []byte) (programs, error) {
 	if s.Engine != nil {
 		return s.decodeEngine(blob)
 	}
-	return decode(blob, s.Prepare)
+	p, err := decode(blob, s.Prepare)
+	p.blob = blob
+	return p, err
 }
 
 // stdio are the container's ends of its streams.
@@ -421,7 +432,7 @@ func (s *shim) execute() error {
 	}
 	_ = s.status.Close()
 	s.status = nil
-	s.plan = programs{} // not needed again
+	s.plan.free()
 	if err == nil {
 		s.state.Status, s.state.Started = StatusRunning, time.Now().UTC()
 	}

@@ -15,11 +15,14 @@ import (
 // returns its exit code when it has ended. The descriptors become its own.
 func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, err error) {
 	defer closeAll(files)
-	var plan programs
+	plan := programs{blob: blob}
+	defer plan.free()
 	if s.Engine == nil {
 		if plan, err = decode(blob, e.Prepare); err != nil {
+			freeBlob(blob)
 			return nil, err
 		}
+		plan.blob = blob
 	}
 	if len(files) != count(e.Stdin, e.Stdout, e.Stderr) {
 		return nil, failf(CodeFailed, "%d descriptors for %d streams", len(files), count(e.Stdin, e.Stdout, e.Stderr))
@@ -41,6 +44,7 @@ func (s *shim) exec(c *Conn, e Exec, blob []byte, files []*os.File) (code *int, 
 	} else {
 		p, err = s.forkExec(e, plan, streams)
 	}
+	plan.free() // the process may live long
 	_ = null.Close()
 	closeAll(files) // of the pipes only the process's ends stay, so that they end with it
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,11 +27,12 @@ const Name = call.InitName
 const listener = 3
 
 // Env is what the agent gives a shim as environment: it shall stay small. The
-// collector waits for settle: its first run needs more memory than it frees.
-// Go's runtime shall not keep descriptors for adapting itself to limits, since
+// collector runs for tidy only: its runs need more memory, forever, than the
+// first start of a container leaves, and without it there are none every two
+// minutes for nothing. Go's runtime shall not keep descriptors for adapting itself to limits, since
 // Main closes all that it does not know.
 func Env() []string {
-	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+	return []string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=32MiB", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 }
 
 // Main is the whole program. It returns the exit status.
@@ -89,29 +91,30 @@ type shim struct {
 	requests sync.WaitGroup // those that still get an answer
 	copies   sync.WaitGroup // of stdout and stderr
 
+	garbage atomic.Int32 // what tidy has not removed yet
+
 	forked chan struct{} // holds a token if something was forked since reap has seen no child
 
-	mu      sync.Mutex // for all below, and held while something is forked
-	state   State
-	first   int // number of the container's first process; 0: it was waited for
-	pidfd   int // of it
-	plan    programs
-	engine  engine      // if Create.Engine says so
-	outs    [2]*os.File // what the copies read
-	execs   map[int]chan unix.WaitStatus
-	joined  joined        // namespaces of other containers
-	given   *detached     // what a container without a shim was given by its caller
-	refuse  bool          // there will be no container
-	resting *time.Timer   // until the shim settles
-	fate    *Exit         // what shall be said of a command that could not be executed
-	before  *Exit         // the run before the last one, while restarting
-	delays  backoff       // before this run
-	ooms    int           // processes that the kernel killed for memory in former runs
-	timer   *time.Timer   // of the next run
-	killed  bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
-	turn    chan struct{} // closed when a run is over, and made anew
-	done    chan struct{} // closed when the exit record is on disk
-	end     sync.Once     // closes done
+	mu     sync.Mutex // for all below, and held while something is forked
+	state  State
+	first  int // number of the container's first process; 0: it was waited for
+	pidfd  int // of it
+	plan   programs
+	engine engine      // if Create.Engine says so
+	outs   [2]*os.File // what the copies read
+	execs  map[int]chan unix.WaitStatus
+	joined joined        // namespaces of other containers
+	given  *detached     // what a container without a shim was given by its caller
+	refuse bool          // there will be no container
+	fate   *Exit         // what shall be said of a command that could not be executed
+	before *Exit         // the run before the last one, while restarting
+	delays backoff       // before this run
+	ooms   int           // processes that the kernel killed for memory in former runs
+	timer  *time.Timer   // of the next run
+	killed bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
+	turn   chan struct{} // closed when a run is over, and made anew
+	done   chan struct{} // closed when the exit record is on disk
+	end    sync.Once     // closes done
 }
 
 // serve answers requests until the container is gone and everybody knows.
@@ -152,10 +155,23 @@ func (s *shim) accept(l syscall.RawConn) {
 	}
 }
 
+// tidyAfter is how much garbage there may be, in units of what a request for the
+// state leaves.
+const tidyAfter = 250
+
+// tidy gives memory back every now and then. What was made for a container or a
+// process is not the collector's: see programs.
+func (s *shim) tidy(left int32) {
+	if n := s.garbage.Add(left); n >= tidyAfter && s.garbage.CompareAndSwap(n, 0) {
+		debug.FreeOSMemory()
+	}
+}
+
 // answer answers the one request of a connection.
 func (s *shim) answer(c *Conn) {
 	defer s.requests.Done()
 	defer s.endIfEmpty()
+	defer s.tidy(1)
 	defer func() { _ = c.Close() }()
 	// Whoever connects says what they want at once.
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
@@ -190,6 +206,9 @@ func (s *shim) endIfEmpty() {
 
 // handle does what a request asks for. after is called once the answer is sent.
 func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (resp Response, give []*os.File, after func(error)) {
+	if req.Create == nil && req.Exec == nil { // nobody wants it
+		freeBlob(blob)
+	}
 	var err error
 	switch {
 	case req.Method == MethodCreate && req.Create != nil && req.Create.Detached != nil:
@@ -204,7 +223,6 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		}
 	case req.Method == MethodStart:
 		err = s.start()
-		after = settle
 	case req.Method == MethodState:
 	case req.Method == MethodWait:
 		s.wait(c, req.Run)
@@ -218,9 +236,9 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		give, after, err = s.attach(*req.Attach, files)
 		files = nil
 	case (req.Method == MethodExec || req.Method == MethodExecTerminal) && req.Exec != nil:
-		after = s.rest
 		resp.ExitCode, err = s.exec(c, *req.Exec, blob, files)
 		files = nil
+		s.tidy(5)
 	default:
 		err = failf(CodeUnknown, "the shim of this container (version %d) does not know method %q: restart the container", Version, req.Method)
 	}
@@ -239,27 +257,6 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	s.mu.Unlock()
 	resp.State = &state
 	return resp, give, after
-}
-
-// settle gives back what it took to start the container, plans above all.
-func settle(error) {
-	debug.SetGCPercent(25)
-	debug.FreeOSMemory()
-}
-
-// restAfter is how long after a process of exec has ended the shim gives back what
-// that took, if no other comes: with a health check it is twice its size otherwise.
-const restAfter = time.Second
-
-// rest lets the shim settle once there was nothing to execute for a while.
-func (s *shim) rest(error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.resting == nil {
-		s.resting = time.AfterFunc(restAfter, func() { settle(nil) })
-	} else {
-		s.resting.Reset(restAfter)
-	}
 }
 
 // wait returns when that run of the container is over, 0: when it is stopped, or

@@ -19,6 +19,7 @@ func (s *shim) over(e Exit) {
 	s.letGo()
 	s.closeStdin()
 	s.term.master = nil // closed by who copies the rest of it
+	s.plan.free()
 	s.fate = nil
 	if !s.goesOn(e) {
 		s.stop(e)
@@ -66,7 +67,7 @@ func (s *shim) again() {
 		return
 	}
 	step("running")
-	go settle(nil)
+	s.tidy(25)
 }
 
 // rebuild makes stdio and a first process from the bundle.
@@ -76,7 +77,9 @@ func (s *shim) rebuild() error {
 		return err
 	}
 	if s.Engine == nil {
-		if s.plan, err = decode(blob, c.Prepare); err != nil {
+		s.plan, err = decode(blob, c.Prepare)
+		s.plan.blob = blob
+		if err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,7 @@ type output struct {
 	name    string
 	log     *logFile
 	partial bool // what was logged last has no end of line yet
+	buf     []byte
 
 	mu    sync.Mutex
 	sinks []*os.File
@@ -55,7 +56,10 @@ func (o *output) keep(b []byte) {
 
 // copy carries until from ends, and closes all sinks then.
 func (o *output) copy(from *os.File) {
-	buf := make([]byte, logLine)
+	if o.buf == nil {
+		o.buf = make([]byte, logLine)
+	}
+	buf := o.buf
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
