@@ -125,7 +125,7 @@ func restartOf(p container.RestartPolicy) (r host.Restart, err error) {
 // the node mean the node's own.
 func logOf(cfg container.LogConfig) (l host.Log, err error) {
 	switch cfg.Type {
-	case "", logDriver, "json-file", host.LogNone:
+	case "", logDriver, localDriver, host.LogNone:
 		l.Driver = cfg.Type
 	default:
 		return l, unsupported("HostConfig.LogConfig.Type %q is not supported; there are local, json-file and none", cfg.Type)

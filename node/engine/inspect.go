@@ -20,7 +20,8 @@ import (
 
 // What the node calls the parts that Docker's users choose between.
 const (
-	logDriver     = "local" // read by the API only, rotated, in a format of its own
+	logDriver     = "json-file" // Docker's default, which docker-py must see to read logs; the format is berth's own
+	localDriver   = "local"     // the same
 	runtimeName   = "berth"
 	storageDriver = "overlay2"
 )

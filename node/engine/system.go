@@ -104,7 +104,7 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 		ID: e.cfg.ID, Name: e.cfg.Name, ServerVersion: e.cfg.Version, DockerRootDir: e.cfg.Data,
 		Containers: len(list), ContainersRunning: running, ContainersPaused: paused, ContainersStopped: stopped, Images: len(e.host.Images()),
 		Driver: storageDriver, DriverStatus: [][2]string{{"Registry", e.cfg.Registry}},
-		Plugins:     system.PluginsInfo{Volume: []string{}, Network: []string{string(host.NetworkHost), string(host.NetworkNone)}, Log: []string{logDriver}},
+		Plugins:     system.PluginsInfo{Volume: []string{}, Network: []string{string(host.NetworkHost), string(host.NetworkNone)}, Log: []string{logDriver, localDriver, host.LogNone}},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true,
 		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano), NEventsListener: e.host.Listeners(),
 		LoggingDriver: logDriver, CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(),

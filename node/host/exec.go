@@ -50,6 +50,8 @@ type execution struct {
 	ctr  *ctr
 	spec ExecSpec
 
+	begun chan struct{} // closed when it runs, or could not be run
+
 	mu      sync.Mutex
 	state   Exec
 	process *container.Exec // once it runs
@@ -84,7 +86,7 @@ func (h *Host) CreateExec(ctx context.Context, ref string, spec ExecSpec) (strin
 	case c.paused():
 		return "", conflict("container %s is paused, unpause the container before exec", c.rec.ID)
 	}
-	x := &execution{id: newID(), ctr: c, spec: spec}
+	x := &execution{id: newID(), ctr: c, spec: spec, begun: make(chan struct{})}
 	x.state = Exec{ID: x.id, Container: c.rec.ID, Spec: spec}
 	c.mu.Lock()
 	c.execs = append(c.execs, x)
@@ -147,6 +149,7 @@ func (h *Host) StartExec(ctx context.Context, id string, streams Streams) error 
 	}
 	attached := streams.Output != nil || streams.Stdin != nil
 	process, err := h.run(ctx, x, streams)
+	close(x.begun)
 	if err != nil {
 		code := failureCode(err)
 		if code == codeNotStarted { // as Docker has it of exec

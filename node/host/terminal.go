@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"berth.internal/node/container"
 )
@@ -28,15 +29,29 @@ func (h *Host) Resize(ctx context.Context, ref string, size container.TerminalSi
 	return nil
 }
 
+// resizePatience is how long a change of size waits for its process to run: clients
+// ask for both at once.
+const resizePatience = 10 * time.Second
+
 // ResizeExec sets the size of the terminal of a process of exec. Errors:
 // ErrNotFound; ErrConflict if it does not run; ErrInvalid if it has none.
-func (h *Host) ResizeExec(_ context.Context, id string, size container.TerminalSize) error {
+func (h *Host) ResizeExec(ctx context.Context, id string, size container.TerminalSize) error {
 	x, err := h.execution(id)
 	if err != nil {
 		return err
 	}
 	if !x.spec.Tty {
 		return invalid("exec %s has no terminal", id)
+	}
+	late := time.NewTimer(resizePatience)
+	defer late.Stop()
+	select {
+	case <-x.begun:
+	case <-late.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.closing:
+		return ErrClosed
 	}
 	x.mu.Lock()
 	process, running := x.process, x.state.Running
