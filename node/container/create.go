@@ -259,8 +259,8 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 	if err := unix.Flock(int(says.Fd()), unix.LOCK_EX); err != nil {
 		return 0, fmt.Errorf("lock %s: %w", says.Name(), err)
 	}
-	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", r.init.Fd()), []string{shim.Name}, &os.ProcAttr{
-		Dir: "/", Env: shim.Env(), Files: []*os.File{null, null, says, listener},
+	proc, err := os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
+		Dir: "/", Env: shim.Env(), Files: shimFiles(null, says, listener, r.init),
 		Sys: &syscall.SysProcAttr{Setsid: true}, // it shall not share this process's fate
 	})
 	if err != nil {

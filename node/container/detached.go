@@ -263,8 +263,8 @@ func (f *Front) spawn(dir string) (h *helper, err error) {
 		return nil, err
 	}
 	says := os.NewFile(uintptr(fd), "stderr")
-	proc, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", f.init.Fd()), []string{shim.Name}, &os.ProcAttr{
-		Dir: "/", Env: shim.Env(), Files: []*os.File{null, null, says, listener},
+	proc, err := os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
+		Dir: "/", Env: shim.Env(), Files: shimFiles(null, says, listener, f.init),
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

@@ -90,8 +90,15 @@ func (r *Runtime) Close() error {
 	return r.init.Close()
 }
 
-// firstFree is a number of a descriptor above those that a shim is given.
-const firstFree = 16
+// initPath is the program of a shim, by the last of its descriptors. The number that
+// this process has it by can be taken before it is executed, by what puts the shim's
+// descriptors in their places.
+const initPath = "/proc/self/fd/4"
+
+// shimFiles are the descriptors that a shim begins with. It closes the last one.
+func shimFiles(null, says, listener, init *os.File) []*os.File {
+	return []*os.File{null, null, says, listener, init}
+}
 
 // sealInit puts a program into memory where nobody can change it any more: a
 // container that gets hold of a descriptor of its shim's program could write to
@@ -104,13 +111,7 @@ func sealInit(prog []byte) (f *os.File, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep %s in memory: %w", shim.Name, err)
 	}
-	// Executed by its number, after the shim's descriptors are in their places: it must
-	// not have the number of one of those.
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
-	if err = errors.Join(err, unix.Close(fd)); err != nil {
-		return nil, fmt.Errorf("keep %s in memory: %w", shim.Name, err)
-	}
-	f = os.NewFile(uintptr(high), shim.Name)
+	f = os.NewFile(uintptr(fd), shim.Name)
 	if prog != nil {
 		_, err = f.Write(prog)
 	} else {
