@@ -103,7 +103,7 @@ func TestTerminalInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	// An agent that comes later finds the terminal as it is.
-	if err := n.Runtime.Close(); err != nil {
+	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	n.open(t)

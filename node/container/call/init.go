@@ -27,8 +27,8 @@ func runtimeEnv() []string {
 
 // ExecuteInit adds calls that execute the program open in the register init, which
 // executes the command then. status takes its reports until it has. The descriptors
-// of both registers have numbers above InitStatus; all others from there on are
-// closed by it.
+// of both registers have numbers above InitStatus; all from there on are to close when
+// something is executed.
 func (p *Program) ExecuteInit(init, status Reg, args, env []string) {
 	what := "execute the container's init"
 	p.Call(unix.SYS_DUP3, Get(status), Int(InitStatus), Int(0)).As(what)
@@ -57,7 +57,7 @@ func ParseInit(args, env []string) (in Init, ok bool) {
 	}
 	text, ok := strings.CutPrefix(env[0], initEnv)
 	at, err := strconv.Atoi(text)
-	return Init{Args: args[2:], Env: env[own:], at: at}, ok && err == nil
+	return Init{Args: args[2:], Env: env[own:], at: at}, ok && err == nil && at > 0 && at <= MaxOps
 }
 
 // Start executes the command in a new child, after the calls of prog. What becomes
