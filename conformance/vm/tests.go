@@ -14,7 +14,7 @@ var tests = []string{
 	"TestOutOfMemory", "TestWatchEnds", "TestHugePages", "TestBlockDevice", "TestChosenCgroup", "TestCgroupsAreReadOnly",
 	"TestLockedMemory",
 	// Freezing, and killing by cgroup.kill.
-	"TestPause", "TestPauseOutlivesTheAgent", "TestPausedLosesItsShim", "TestPausedBySomebodyElse", "TestPauseOfForks", "TestPausedDies",
+	"TestPause", "TestPauseOutlivesTheAgent", "TestPausedLosesItsShim", "TestPausedBySomebodyElse", "TestPauseOfForks", "TestPausedDies", "TestCgroupsBelow",
 	"TestShimKilled", "TestRestartWithoutPidNamespace", "TestRestartOutOfMemory",
 	// Profiles, and what hangs on the kernel's version.
 	"TestAppArmor", "TestDefaultAppArmorIsAWarning",

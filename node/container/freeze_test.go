@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -208,4 +209,53 @@ func TestPausedDies(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestCgroupsBelow kills and deletes a container that has made cgroups of its own,
+// with a frozen process in one.
+func TestCgroupsBelow(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sleep", "1000")
+	n.create(t, b)
+	n.start(t, b.ID)
+	e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "sleep", "1000")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	dirs, freeze := []string{filepath.Join("/sys/fs/cgroup", n.cfg.CgroupParent, b.ID)}, []string{"cgroup.freeze", "1"}
+	if !only2() {
+		if dirs, err = filepath.Glob("/sys/fs/cgroup/*/" + n.cfg.CgroupParent + "/" + b.ID); err != nil {
+			t.Fatal(err)
+		}
+		freeze = []string{"freezer.state", "FROZEN"}
+	}
+	for _, dir := range dirs {
+		below := filepath.Join(dir, "child/grandchild")
+		if err := os.MkdirAll(below, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(filepath.Dir(filepath.Dir(dir))) == "cpuset" {
+			continue // nobody can be in one without processors
+		}
+		if err := os.WriteFile(filepath.Join(below, "cgroup.procs"), []byte(strconv.Itoa(e.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(below, freeze[0])
+		if _, err := os.Stat(file); err != nil {
+			continue
+		}
+		if err := os.WriteFile(file, []byte(freeze[1]), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Kill(testContext(t), b.ID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 137 {
+		t.Errorf("Wait = %+v, %v; want exit code 137", s, err)
+	}
+	if err := n.Delete(testContext(t), b.ID); err != nil {
+		t.Error(err)
+	}
 }

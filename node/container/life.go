@@ -120,9 +120,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 // ErrStatus if it is stopped.
 func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal) error {
 	_, err := r.command(ctx, "kill", id, shim.Request{Method: shim.MethodKill, Kill: &shim.Kill{Signal: int(sig)}})
-	if group := r.group(id); err == nil && sig == syscall.SIGKILL && group.Frozen() {
-		// Frozen, it would not end (version 1), or not begin again.
-		if err := group.Thaw(); err != nil {
+	if err == nil && sig == syscall.SIGKILL {
+		// Frozen, it or what it waits for would not end (version 1), or not begin again.
+		if err := r.group(id).Thaw(); err != nil {
 			return fmt.Errorf("kill container %s: %w", id, err)
 		}
 	}

@@ -115,7 +115,7 @@ func (g Group) Kill(limit time.Duration) error {
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL) // it is gone, or is seen again in the next round
 		}
-		g.thaw() // in version 1 even killed processes stay frozen
+		_ = g.thaw() // in version 1 even killed processes stay frozen; those that do are counted below
 		if time.Now().After(deadline) {
 			return fmt.Errorf("kill cgroup: %d processes, among them %d, did not end within %s", len(pids), pids[0], limit)
 		}
@@ -161,22 +161,20 @@ func (g Group) Thaw() error {
 			return fmt.Errorf("thaw cgroup: %w", err)
 		}
 	}
-	if g.Freezer != "" {
-		if err := ignoreGone(Write(filepath.Join(g.Freezer, "freezer.state"), "THAWED")); err != nil {
-			return fmt.Errorf("thaw cgroup: %w", err)
-		}
+	if err := g.thaw(); err != nil {
+		return fmt.Errorf("thaw cgroup: %w", err)
 	}
 	return nil
 }
 
 // thaw thaws the version 1 cgroup and those that the container made below it.
-func (g Group) thaw() {
+func (g Group) thaw() error {
 	if g.Freezer == "" {
-		return
+		return nil
 	}
-	_ = filepath.WalkDir(g.Freezer, func(p string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(g.Freezer, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
-			_ = Write(filepath.Join(p, "freezer.state"), "THAWED") // those that stay frozen are killed in vain, which Kill says
+			err = Write(filepath.Join(p, "freezer.state"), "THAWED")
 		}
 		return ignoreGone(err)
 	})
