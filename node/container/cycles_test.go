@@ -158,6 +158,10 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 		}
 		say("wait")
 		s, err := r.Wait(ctx, b.ID)
+		if errors.Is(err, context.DeadlineExceeded) {
+			s, serr := r.State(context.Background(), b.ID)
+			return fmt.Errorf("%w: %q, terminal %t, init %t, restart %q, engine %q, %+v, %w", err, b.Spec.Process.Args, b.Spec.Process.Terminal, b.Init, b.Restart.Policy, b.Engine, s, serr)
+		}
 		if err != nil {
 			return dead(err, "wait")
 		}

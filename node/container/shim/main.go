@@ -254,6 +254,8 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	s.noteLog()
 	state := s.state
 	state.Warnings = slices.Clone(state.Warnings)
+	// Who is told that there is no container must be able to rely on it.
+	s.refuse = s.refuse || state.Status == ""
 	s.mu.Unlock()
 	resp.State = &state
 	return resp, give, after
