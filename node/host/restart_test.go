@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -305,5 +306,35 @@ func TestRestartsWithoutNode(t *testing.T) {
 	}
 	if s := n.state(t, "loop"); s.Status != Exited || s.ExitCode != 7 {
 		t.Errorf("in the end loop is %+v, want exited", s)
+	}
+}
+
+// TestEachRunIsTold: between two ends there is a start, however short the run was.
+func TestEachRunIsTold(t *testing.T) {
+	n := newNode(t)
+	events := n.Events()
+	defer events.Close()
+	const containers, runs = 4, 4
+	for i := range containers {
+		name := "c" + strconv.Itoa(i)
+		n.create(t, name, "exit 7", with(RestartAlways, 0))
+		n.start(t, name)
+	}
+	last, ends := map[string]string{}, map[string]int{}
+	for done := 0; done < containers; {
+		e := <-events.Events
+		name := e.Attributes["name"]
+		if e.Action != "start" && e.Action != "die" {
+			continue
+		}
+		if last[name] == e.Action || last[name] == "" && e.Action == "die" {
+			t.Errorf("%s: %s after %q", name, e.Action, last[name])
+		}
+		last[name] = e.Action
+		if e.Action == "die" {
+			if ends[name]++; ends[name] == runs {
+				done++
+			}
+		}
 	}
 }

@@ -130,12 +130,11 @@ func (h *Host) rejoin(c *ctr, st container.State) {
 	if c.state.Status == Running {
 		c.joinable = true
 		h.ask(c)
-		h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1)) })
+		h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1), true) })
 		return
 	}
 	h.begin(func(ctx context.Context) {
-		h.awaitRun(ctx, c, st.Run+1, st.Next)
-		h.watch(ctx, c, st.Run+1)
+		h.watch(ctx, c, st.Run+1, h.awaitRun(ctx, c, st.Run+1, st.Next))
 	})
 }
 

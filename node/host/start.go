@@ -128,7 +128,7 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	c.mu.Unlock()
 	h.began(c, st)
 	h.watchMemory(c)
-	h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1)) })
+	h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1), true) })
 	return nil
 }
 

@@ -67,8 +67,9 @@ func (c *ctr) finish(state State) {
 }
 
 // watch follows the container from run to run until it has stopped, and does what
-// follows from that.
-func (h *Host) watch(ctx context.Context, c *ctr, run int) {
+// follows from that. run is the present run, or if it was not seen to have begun the
+// next one.
+func (h *Host) watch(ctx context.Context, c *ctr, run int, begun bool) {
 	for {
 		st, err := h.waitRun(ctx, c, run)
 		if ctx.Err() != nil {
@@ -90,11 +91,14 @@ func (h *Host) watch(ctx context.Context, c *ctr, run int) {
 			h.stopped(ctx, c, st)
 			return
 		}
-		state := c.exitOf(run, st)
-		h.endedRun(c, state)
+		if !begun {
+			h.tell(c, "start") // too short to be seen
+		}
+		h.endedRun(c, c.exitOf(run, st))
+		begun = true
 		if run = st.Run; st.Status == container.StatusRestarting {
 			run++
-			h.awaitRun(ctx, c, run, st.Next)
+			begun = h.awaitRun(ctx, c, run, st.Next)
 			continue
 		}
 		h.began(c, st)
@@ -134,9 +138,9 @@ func (c *ctr) exitOf(run int, st container.State) State {
 	return ended
 }
 
-// awaitRun returns when that run, which begins at next, has begun; or when it never
-// will.
-func (h *Host) awaitRun(ctx context.Context, c *ctr, run int, next time.Time) {
+// awaitRun returns when that run, which begins at next, has begun; or when it is
+// over or will never come: then begun is false.
+func (h *Host) awaitRun(ctx context.Context, c *ctr, run int, next time.Time) (begun bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
 	go func() {
@@ -152,13 +156,13 @@ func (h *Host) awaitRun(ctx context.Context, c *ctr, run int, next time.Time) {
 	for look := firstLook; ; look = min(2*look, lastLook) {
 		select {
 		case <-over:
-			return
+			return false
 		case <-timer.C:
 		}
 		st, err := h.opts.Runtime.State(ctx, c.rec.ID)
 		if err == nil && st.Status == container.StatusRunning && st.Run >= run {
 			h.began(c, st)
-			return
+			return true
 		}
 		timer.Reset(look)
 	}
