@@ -8,21 +8,74 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"berth.internal/internal/detach"
 )
 
 func newStart(std stdio) *cobra.Command {
+	var join, interactive bool
+	var keys string
 	cmd := &cobra.Command{
-		Use:               "start CONTAINER...",
-		Short:             "Start containers that have stopped",
-		Example:           "  berth start web",
+		Use:   "start [flags] CONTAINER...",
+		Short: "Start containers that have stopped, or were created",
+		Long: `Start containers that have stopped, or were created. With --attach berth joins the one
+container's output and exits with its exit code.`,
+		Example:           "  berth start web\n  berth start -ai shell",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeContainers,
 	}
+	cmd.Flags().BoolVarP(&join, "attach", "a", false, "join the container's output, and wait for its end")
+	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the container our stdin, too")
+	detachKeysFlag(cmd.Flags(), &keys)
 	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		if join || interactive {
+			if len(args) > 1 {
+				return misuse(fmt.Errorf("only one container can be joined%s", seeHelp(cmd)))
+			}
+			return startAttached(ctx, std, node, args[0], interactive, keys)
+		}
 		return forEach(std, args, func(name string) error {
 			_, err := node.ContainerStart(ctx, name, client.ContainerStartOptions{})
 			return err
 		})
+	})
+}
+
+// startAttached joins a container and starts it.
+func startAttached(ctx context.Context, std stdio, node *client.Client, name string, stdin bool, keys string) error {
+	seq, err := detach.Parse(keys)
+	if err != nil {
+		return misuse(fmt.Errorf("--detach-keys: %w", err))
+	}
+	res, err := node.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	if err != nil {
+		return err
+	}
+	c := res.Container
+	ctx = context.WithoutCancel(ctx) // the signals that end it belong to the container
+	a, err := attach(ctx, std, node, c.ID, attachOptions{
+		stdin: stdin && c.Config.OpenStdin, removed: c.HostConfig.AutoRemove, tty: c.Config.Tty, keys: seq,
+	})
+	if err != nil {
+		return err
+	}
+	return a.run(ctx, func() error {
+		_, err := node.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
+		return notStarted(err)
+	})
+}
+
+func newRename() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "rename CONTAINER NAME",
+		Short:             "Give a container another name",
+		Example:           "  berth rename web web-old",
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: first(completeContainers),
+	}
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		_, err := node.ContainerRename(ctx, args[0], client.ContainerRenameOptions{NewName: args[1]})
+		return err
 	})
 }
 

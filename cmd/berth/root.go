@@ -85,7 +85,7 @@ pulls from it, and the tool for both.`,
 	)
 	root.AddCommand(
 		newRun(std), newCreate(std), newExec(std), newAttach(std), newPs(std), newLogs(std), newInspect(std),
-		newStart(std), newStop(std), newRestart(std), newKill(std), newPause(std), newUnpause(std), newWait(std), newRm(std),
+		newStart(std), newStop(std), newRestart(std), newKill(std), newPause(std), newUnpause(std), newWait(std), newRm(std), newRename(),
 		newStats(std), newTop(std), newDiff(std), newUpdate(std),
 		newPull(std), newImages(std), newRmi(std), newInfo(std),
 		newServe(std), newNode(std), newUp(std), newAdmin(std), newConfig(std), newPolicy(std), newUser(std), newRobot(std), newTLS(std),

@@ -187,6 +187,9 @@ func (h *Host) engine(s *Spec) (string, error) {
 	return path, nil
 }
 
+// maxPaths is how many paths, or devices, a container can name.
+const maxPaths = 1000
+
 // SeccompUnconfined stands for no filter of system calls.
 const SeccompUnconfined = "unconfined"
 
@@ -256,6 +259,8 @@ func (s Spec) checkOptions() error {
 		return invalid("conflicting options: custom host-to-IP mapping and the network mode")
 	case ns.UTS == NamespaceHost && s.Hostname+s.Domainname != "":
 		return invalid("conflicting options: hostname and the UTS mode")
+	case len(s.Security.MaskedPaths)+len(s.Security.ReadonlyPaths) > maxPaths || len(s.Devices)+len(s.DeviceRules) > maxPaths:
+		return invalid("more than %d masked and read-only paths, or devices and their rules", maxPaths)
 	case s.Umask != nil && *s.Umask > 0o777:
 		return invalid("invalid umask %#o", *s.Umask)
 	case s.Log.MaxFiles < 0:

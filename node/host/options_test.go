@@ -50,6 +50,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"host name of another's network", Spec{Network: "container:x", Hostname: "h"}, "hostname and the network mode"},
 		{"hosts of another's network", Spec{Network: "container:x", ExtraHosts: []Alias{{"a", "1.1.1.1"}}}, "custom host-to-IP mapping"},
 		{"host name of the node", Spec{Namespaces: Namespaces{UTS: NamespaceHost}, Hostname: "h"}, "hostname and the UTS mode"},
+		{"paths without end", Spec{Security: Security{MaskedPaths: make([]string, maxPaths+1)}}, "masked and read-only paths"},
 		{"umask", Spec{Umask: new(uint32(0o1777))}, "invalid umask"},
 		{"profile", Spec{Security: Security{Seccomp: "{"}}, "decoding seccomp profile failed"},
 		{"no profile", Spec{Security: Security{Seccomp: SeccompUnconfined}}, ""},

@@ -295,11 +295,13 @@ func (s Spec) checkStrings() error {
 		}
 	}
 	size = 0
-	for k, v := range s.Labels {
-		size += len(k) + len(v)
+	for _, m := range []map[string]string{s.Labels, s.Annotations} {
+		for k, v := range m {
+			size += len(k) + len(v)
+		}
 	}
 	if size > maxLabels {
-		return invalid("labels are %d bytes, more than %d", size, maxLabels)
+		return invalid("labels and annotations are %d bytes, more than %d", size, maxLabels)
 	}
 	return nil
 }
