@@ -74,9 +74,9 @@ func (r *Runtime) watchOOM(ctx context.Context, id string, killed func()) error 
 // with that bundle, or when it may have ended.
 func (n *notifier) memory(w *watch, bundle string, group cgroup.Group) (stop func(), err error) {
 	stop = func() {}
-	switch {
-	case group.Memory == "": // without a controller there is no limit
-	case group.Memory == group.Unified:
+	switch group.Memory {
+	case "": // without a controller there is no limit
+	case group.Unified:
 		if err := n.watch(w, filepath.Join(group.Memory, "memory.events"), unix.IN_MODIFY); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return stop, err
 		}
