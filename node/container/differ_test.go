@@ -171,7 +171,7 @@ func TestSameView(t *testing.T) {
 	}
 	for _, e := range known {
 		if !e.used {
-			t.Errorf("this difference is there no more: %s %s %s", e.peer, e.config, e.line)
+			t.Errorf("this difference is there no more: %s %s %s (%s)", e.peer, e.config, e.line, e.why)
 		}
 	}
 }
