@@ -84,6 +84,10 @@ func TestProcessAttributes(t *testing.T) {
 			s.Process.User.UID = 5
 			s.Process.Capabilities.Ambient = []string{"CAP_NET_BIND_SERVICE"}
 		}, ""},
+		{"ambient that is not permitted", "grep CapAmb /proc/self/status", "CapAmb:\t0000000000000000\n", func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_SYS_ADMIN"} }, "can't raise ambient capability CAP_SYS_ADMIN: operation not permitted"},
+		{"effective that is not permitted", "grep CapEff /proc/self/status", "CapEff:\t0000000000000000\n", func(s *specs.Spec) {
+			s.Process.Capabilities = &specs.LinuxCapabilities{Effective: []string{"CAP_CHOWN"}}
+		}, "make CAP_CHOWN effective"},
 		{"unknown capability", "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000001\n", func(s *specs.Spec) { s.Process.Capabilities = caps("CAP_CHOWN", "CAP_FLY") }, "give capabilities that are not known: CAP_FLY"},
 		{"all capabilities", "grep CapEff /proc/self/status", "CapEff:\t000001ffffffffff\n", func(s *specs.Spec) { s.Process.Capabilities = caps(plan.Capabilities()...) }, ""},
 		{"all of the node's capabilities", "grep CapEff /proc/self/status", capEff(t), func(s *specs.Spec) {

@@ -325,7 +325,6 @@ func TestRefusals(t *testing.T) {
 		{"log", func(b *container.Bundle) { b.Log.Path = "/no/dir/log" }, nil, "open log"},
 		{"working directory", func(b *container.Bundle) { b.Spec.Process.Cwd = "/bin/sh" }, nil, "directory /bin/sh"},
 		{"user out of range", func(b *container.Bundle) { b.Spec.Process.User.UID = 70000 }, nil, "70000"},
-		{"capability", func(b *container.Bundle) { b.Spec.Process.Capabilities.Effective = []string{"CAP_SYS_ADMIN"} }, nil, "CAP_SYS_ADMIN effective, but not permitted"},
 		{"block io", func(b *container.Bundle) {
 			b.Spec.Linux.Resources.BlockIO = &specs.LinuxBlockIO{LeafWeight: new(uint16(100))}
 		}, container.ErrUnsupported, "blockIO.leafWeight"},

@@ -29,9 +29,9 @@ type capWarning struct {
 // ones need, and no more: with others, any program with inheritable file
 // capabilities would gain them (CVE-2022-29162). available are those that can be
 // given.
-func sets(caps *specs.LinuxCapabilities, available uint64) (capSets, error) {
+func sets(caps *specs.LinuxCapabilities, available uint64) capSets {
 	if caps == nil {
-		return capSets{}, nil
+		return capSets{}
 	}
 	var s capSets
 	var unknown []string
@@ -47,12 +47,16 @@ func sets(caps *specs.LinuxCapabilities, available uint64) (capSets, error) {
 	}
 	inheritable := read(caps.Inheritable)
 	s.effective, s.permitted, s.bounding, s.ambient = read(caps.Effective), read(caps.Permitted), read(caps.Bounding), read(caps.Ambient)
-	if more := s.effective &^ s.permitted; more != 0 {
-		return s, fmt.Errorf("process.capabilities: %s effective, but not permitted", capNames(more))
+	for n, name := range capabilities {
+		if s.effective&^s.permitted&(1<<n) != 0 {
+			s.warnings = append(s.warnings, capWarning{"make " + name + " effective, which is not permitted", unix.EPERM})
+		}
+		if s.ambient&^s.permitted&(1<<n) != 0 {
+			s.warnings = append(s.warnings, capWarning{"can't raise ambient capability " + name, unix.EPERM})
+		}
 	}
-	if more := s.ambient &^ s.permitted; more != 0 {
-		return s, fmt.Errorf("process.capabilities: %s ambient, but not permitted", capNames(more))
-	}
+	s.effective &= s.permitted
+	s.ambient &= s.permitted
 	if len(unknown) > 0 {
 		s.warnings = append(s.warnings, capWarning{fmt.Sprintf("give capabilities that are not known: %.200s", strings.Join(unknown, " ")), unix.EINVAL})
 	}
@@ -66,7 +70,7 @@ func sets(caps *specs.LinuxCapabilities, available uint64) (capSets, error) {
 		s.warnings = append(s.warnings, capWarning{"leave " + capNames(more) + " inheritable, which only ambient capabilities are", unix.EPERM})
 	}
 	s.inheritable = s.ambient
-	return s, nil
+	return s
 }
 
 func capNames(set uint64) string {
@@ -80,11 +84,8 @@ func capNames(set uint64) string {
 }
 
 // identity gives up capabilities and becomes the process's user.
-func identity(c *call.Program, proc *specs.Process, available uint64) error {
-	s, err := sets(proc.Capabilities, available)
-	if err != nil {
-		return err
-	}
+func identity(c *call.Program, proc *specs.Process, available uint64) {
+	s := sets(proc.Capabilities, available)
 	for _, w := range s.warnings {
 		c.Fail(w.errno).Warn().As(w.what)
 	}
@@ -120,5 +121,4 @@ func identity(c *call.Program, proc *specs.Process, available uint64) error {
 				As("raise ambient capability " + capabilities[n])
 		}
 	}
-	return nil
 }

@@ -31,7 +31,7 @@ func (b *builder) readonlyPaths() {
 		c.Call(unix.SYS_MOUNT_SETATTR, call.Get(m.reg), call.Str(""), call.Int(unix.AT_EMPTY_PATH), mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0),
 			call.Int(sizeofMountAttr)).As("make " + m.dest + " read-only")
 	}
-	for _, p := range b.spec.Linux.ReadonlyPaths {
+	for _, p := range distinct(b.spec.Linux.ReadonlyPaths) {
 		what := "make " + p + " read-only"
 		skip := c.Label()
 		b.find(p, 0, what).On(skip, unix.ENOENT, unix.ENOTDIR)
@@ -46,20 +46,27 @@ func (b *builder) readonlyPaths() {
 	}
 }
 
-// maskedPaths covers files with /dev/null and directories with an empty
-// read-only file system. The null device is the one that was made for this
+// maskedPaths covers files with /dev/null and directories with an empty read-only
+// file system, one for all. The null device is the one that was made for this
 // container, of which its image knows nothing.
 func (b *builder) maskedPaths() {
+	paths := distinct(b.spec.Linux.MaskedPaths)
+	if len(paths) == 0 {
+		return
+	}
 	c := b.child
-	for i, p := range b.spec.Linux.MaskedPaths {
+	ctx := b.fsopen(c, "tmpfs", "masks of directories")
+	b.fsconfig(c, ctx, "nr_inodes", "1", "masks of directories")
+	empty := b.fsmount(c, ctx, unix.MOUNT_ATTR_RDONLY, "masks of directories")
+	for i, p := range paths {
 		what := "mask " + p
 		skip, file, cover := c.Label(), c.Label(), c.Label()
 		b.find(p, unix.O_DIRECTORY, what).On(skip, unix.ENOENT).On(file, unix.ENOTDIR)
-		ctx := b.fsopen(c, "tmpfs", "the mask of "+p)
-		b.fsconfig(c, ctx, "nr_inodes", "1", "the mask of "+p)
-		c.Call(unix.SYS_FSCONFIG, call.Get(ctx), call.Int(unix.FSCONFIG_CMD_CREATE), call.Int(0), call.Int(0), call.Int(0)).As(what)
-		c.Call(unix.SYS_FSMOUNT, call.Get(ctx), call.Int(unix.FSMOUNT_CLOEXEC), call.Int(unix.MOUNT_ATTR_RDONLY)).To(b.next).As(what)
-		c.Call(unix.SYS_CLOSE, call.Get(ctx)).Then(cover)
+		// Before Linux 6.15 nothing can be cloned of what is attached nowhere: the first
+		// one is the file system itself.
+		c.Call(unix.SYS_OPEN_TREE, call.Get(empty), call.Str(""), call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)).
+			To(b.next).On(call.Next, unix.EINVAL).Then(cover).As(what)
+		c.Call(unix.SYS_FCNTL, call.Get(empty), call.Int(unix.F_DUPFD_CLOEXEC), call.Int(0)).To(b.next).Then(cover).As(what)
 		c.Place(file)
 		b.find(p, 0, what).On(skip, unix.ENOENT, unix.ENOTDIR)
 		if b.nulls == nil {
@@ -74,6 +81,19 @@ func (b *builder) maskedPaths() {
 		c.Call(unix.SYS_CLOSE, call.Get(b.at))
 		c.Place(skip)
 	}
+}
+
+// distinct returns the paths, each of them once.
+func distinct(paths []string) []string {
+	var list []string
+	seen := map[string]bool{}
+	for _, p := range paths {
+		if clean := path.Clean("/" + p); !seen[clean] {
+			seen[clean] = true
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // limits does what only the node may do to the child: rlimits can be raised,

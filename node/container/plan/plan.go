@@ -386,6 +386,7 @@ func (b *builder) begin() {
 		c.Call(unix.SYS_SETRESGID, call.Int(0), call.Int(0), call.Int(0)).As("become group 0 of the user namespace")
 		c.Call(unix.SYS_SETRESUID, call.Int(0), call.Int(0), call.Int(0)).As("become user 0 of the user namespace")
 	}
+	resetAffinity(c)
 	c.Call(unix.SYS_SETSID).As("begin a session")
 	c.Call(unix.SYS_UMASK, call.Int(0))
 	if b.ns.flags&unix.CLONE_NEWCGROUP != 0 {

@@ -85,9 +85,7 @@ func process(c *call.Program, l launch) error {
 	if len(l.seccomp) > 0 && !proc.NoNewPrivileges {
 		filter() // needs the capabilities that go next
 	}
-	if err := identity(c, proc, l.caps); err != nil {
-		return err
-	}
+	identity(c, proc, l.caps)
 	if proc.NoNewPrivileges {
 		c.Call(unix.SYS_PRCTL, call.Int(unix.PR_SET_NO_NEW_PRIVS), call.Int(1), call.Int(0), call.Int(0), call.Int(0)).As("set no_new_privs")
 		if len(l.seccomp) > 0 {

@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	mathbits "math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,7 +139,21 @@ func affinityOf(proc, container *specs.Process) (a affinity, err error) {
 }
 
 func (a affinity) initial(c *call.Program) { setAffinity(c, a.before, "initial") }
-func (a affinity) final(c *call.Program)   { setAffinity(c, a.after, "final") }
+
+// final is called in the container's cgroup. Without an affinity of its own a process
+// has that of the cgroup, not that of who started the node.
+func (a affinity) final(c *call.Program) {
+	setAffinity(c, a.after, "final")
+	if a.before == nil && a.after == nil {
+		resetAffinity(c)
+	}
+}
+
+// resetAffinity lets the process run on all that its cgroup has.
+func resetAffinity(c *call.Program) {
+	all := bytes.Repeat([]byte{0xff}, 128) // more is only for machines with more than 1024 processors
+	c.Call(unix.SYS_SCHED_SETAFFINITY, call.Int(0), call.Int(len(all)), call.Data(all)).On(call.Next, unix.EINVAL, unix.EPERM)
+}
 
 func setAffinity(c *call.Program, mask []byte, which string) {
 	if mask != nil {
@@ -160,12 +176,12 @@ func memoryPolicy(c *call.Program, m *specs.LinuxMemoryPolicy) error {
 	}
 	mode := slices.Index(memoryModes, m.Mode)
 	if mode < 0 {
-		return unsupported("linux.memoryPolicy.mode %q", m.Mode)
+		return unsupported("linux.memoryPolicy: invalid memory policy mode %.100q", m.Mode)
 	}
 	for _, f := range m.Flags {
 		flag, ok := memoryFlags[f]
 		if !ok {
-			return unsupported("linux.memoryPolicy flag %q", f)
+			return unsupported("linux.memoryPolicy: invalid memory policy flag %.100q", f)
 		}
 		mode |= flag
 	}
@@ -174,15 +190,25 @@ func memoryPolicy(c *call.Program, m *specs.LinuxMemoryPolicy) error {
 		c.Call(unix.SYS_SET_MEMPOLICY, call.Int(mode), call.Int(0), call.Int(0)).As(what)
 		return nil
 	}
-	mask, err := bits(m.Nodes, "linux.memoryPolicy.nodes")
+	mask, err := bits(m.Nodes, "linux.memoryPolicy: invalid memory policy node")
 	if err != nil {
 		return err
+	}
+	if m.Mode == specs.MpolDefault || m.Mode == specs.MpolLocal {
+		return fmt.Errorf("linux.memoryPolicy: %s mode requires 0 nodes but got %d", m.Mode, countBits(mask))
 	}
 	for len(mask) > 8 && slices.Max(mask[len(mask)-8:]) == 0 {
 		mask = mask[:len(mask)-8] // whole words; the kernel looks at no more than it has nodes
 	}
 	c.Call(unix.SYS_SET_MEMPOLICY, call.Int(mode), call.Data(mask), call.Int(8*len(mask)+1)).As(what + " on nodes " + m.Nodes)
 	return nil
+}
+
+func countBits(mask []byte) (n int) {
+	for _, b := range mask {
+		n += mathbits.OnesCount8(b)
+	}
+	return n
 }
 
 // personality adds personality(2).
