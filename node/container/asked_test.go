@@ -95,6 +95,12 @@ func TestProcessAttributes(t *testing.T) {
 			s.Process.Capabilities = caps(plan.Capabilities()...)
 		}, missing},
 		{"no capabilities at all", "grep CapBnd /proc/self/status; id -u", "CapBnd:\t0000000000000000\n0\n", func(s *specs.Spec) { s.Process.Capabilities = &specs.LinuxCapabilities{} }, ""},
+		{"few descriptors", "ulimit -Sn; ulimit -Hn", "6\n8\n", func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 6, Hard: 8}}
+		}, ""},
+		{"few descriptors at first", "ulimit -Sn; ulimit -n 2000; ulimit -Sn", "10\n2000\n", func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 10, Hard: 4096}}
+		}, ""},
 		{"groups", "id -G", "0 3 4 65535\n", func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{3, 4, 65535} }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -77,6 +77,7 @@ func TestMounts(t *testing.T) {
 				}
 			}
 		}},
+		{"a relative destination", "ls /rel/ative", "file\nsub\n", add("rel/ative", "bind", src, "bind", "ridmap")},
 		{"over a link", "ls /full", "file\nsub\n", add("/link", "bind", src, "bind", "ridmap")},
 		{"a file over a link", "stat -c %u:%g /etc/conf", "5:6\n", func(s *specs.Spec) { add("/etc/conf", "bind", filepath.Join(src, "file"), "bind", "idmap")(s) }},
 		{"options", mode, "rw,nosuid,nodev,noexec,noatime\n", add("/x", "bind", src, "bind", "nosuid", "nodev", "noexec", "noatime", "rprivate")},

@@ -74,7 +74,7 @@ const (
 func checkPaths(s *specs.Spec) error {
 	list := []string{s.Process.Cwd}
 	for _, m := range s.Mounts {
-		list = append(list, m.Destination)
+		list = append(list, "/"+m.Destination)
 	}
 	walk := 0
 	for _, p := range list {

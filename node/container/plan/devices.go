@@ -83,7 +83,7 @@ func (b *builder) devices() error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(b.spec.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == "/dev" })
+	i := slices.IndexFunc(b.spec.Mounts, func(m specs.Mount) bool { return destination(m) == "/dev" })
 	o := options{set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, data: [][2]string{{"mode", "755"}}}
 	switch {
 	case i < 0:

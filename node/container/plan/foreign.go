@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"path"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -52,7 +51,7 @@ func (b *builder) foreignMounts() error {
 
 // foreignMount makes the mounts of one entry in the shim.
 func (b *builder) foreignMount(m specs.Mount) ([]mounted, error) {
-	dest := path.Clean(m.Destination)
+	dest := destination(m)
 	o, err := parseOptions(m.Options, false)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dest, err)

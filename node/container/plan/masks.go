@@ -120,8 +120,34 @@ func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMappi
 		}
 	}
 	for _, l := range proc.Rlimits {
-		p.Call(unix.SYS_PRLIMIT64, call.Get(Child), call.Int(rlimits[l.Type]), rlimit(l), call.Int(0)).
-			Warn(unix.EPERM).As("set " + l.Type + " (raising it needs CAP_SYS_RESOURCE)")
+		if lowersFiles(l) {
+			if l.Hard < buildFiles {
+				continue
+			}
+			l.Soft = l.Hard
+		}
+		setRlimit(p, call.Get(Child), l)
 	}
 	return schedule(p, proc)
+}
+
+// buildFiles is how many descriptors a process may have open while it is built.
+const buildFiles = 4096
+
+// lowersFiles reports whether a limit would be too low for what a process has open
+// until it executes its command.
+func lowersFiles(l specs.POSIXRlimit) bool { return l.Type == "RLIMIT_NOFILE" && l.Soft < buildFiles }
+
+// lowerFiles sets such a limit by the process itself.
+func lowerFiles(c *call.Program, proc *specs.Process) {
+	for _, l := range proc.Rlimits {
+		if lowersFiles(l) {
+			setRlimit(c, call.Int(0), l)
+		}
+	}
+}
+
+func setRlimit(p *call.Program, who call.Arg, l specs.POSIXRlimit) {
+	p.Call(unix.SYS_PRLIMIT64, who, call.Int(rlimits[l.Type]), rlimit(l), call.Int(0)).
+		Warn(unix.EPERM).As("set " + l.Type + " (raising it needs CAP_SYS_RESOURCE)")
 }

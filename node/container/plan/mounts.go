@@ -13,6 +13,10 @@ import (
 	"berth.internal/node/container/call"
 )
 
+// destination returns where a mount goes. One that is no absolute path begins at the
+// root directory all the same (runtime-spec config.md, "Mounts").
+func destination(m specs.Mount) string { return path.Clean("/" + m.Destination) }
+
 // binds makes the mounts whose source is on the node.
 func (b *builder) binds() error {
 	b.bound = map[int][]mounted{}
@@ -55,7 +59,7 @@ func (b *builder) bind(m specs.Mount) (mounted, error) {
 		b.mapIDs(r, users, m.Source, o.ridmap)
 	}
 	b.setOptions(r, o, "set options of "+m.Source+" for "+m.Destination)
-	return mounted{reg: b.give(r), dest: path.Clean(m.Destination), dir: dir}, nil
+	return mounted{reg: b.give(r), dest: destination(m), dir: dir}, nil
 }
 
 // setOptions sets the options of a bind: of the mounts below, then of itself.
@@ -122,9 +126,9 @@ func (b *builder) usersOf(m specs.Mount, o options) (users call.Reg, mapped bool
 // puts all into the spec's order.
 func (b *builder) kernelMounts() error {
 	for i, m := range b.spec.Mounts {
-		dest := path.Clean(m.Destination)
-		if !path.IsAbs(dest) || dest == "/" {
-			return fmt.Errorf("mount destination %q is not an absolute path below /", m.Destination)
+		dest := destination(m)
+		if dest == "/" {
+			return fmt.Errorf("mount destination %q is not a path below /", m.Destination)
 		}
 		if bound, ok := b.bound[i]; ok {
 			b.mounts = append(b.mounts, bound...)

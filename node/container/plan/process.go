@@ -75,6 +75,7 @@ func process(c *call.Program, l launch) error {
 	// Before a filter that does not know the call; nothing that follows leaves a
 	// descriptor open.
 	c.Call(unix.SYS_CLOSE_RANGE, call.Int(3+l.files), call.Int(1<<32-1), call.Int(unix.CLOSE_RANGE_CLOEXEC)).As("close descriptors")
+	lowerFiles(c, proc)
 	filter := func() {
 		what := "load the seccomp filter"
 		if flags := l.linux.Seccomp; l.flags != 0 && flags != nil {

@@ -3,7 +3,6 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 
@@ -21,7 +20,7 @@ type Terminal struct {
 // devptsOf returns which of the mounts has the container's terminals, -1 if none.
 func devptsOf(mounts []specs.Mount) int {
 	return slices.IndexFunc(mounts, func(m specs.Mount) bool {
-		return m.Type == "devpts" && path.Clean(m.Destination) == "/dev/pts"
+		return m.Type == "devpts" && destination(m) == "/dev/pts"
 	})
 }
 
