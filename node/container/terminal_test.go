@@ -396,6 +396,58 @@ func TestExecTerminals(t *testing.T) {
 	}
 }
 
+// TestPtmxReplaced lets a container with the right to mount put something else where
+// terminals are opened: a FIFO that would stop who opens it, or a file of its own. The
+// shim enters nothing of it, and its file system goes on to work.
+func TestPtmxReplaced(t *testing.T) {
+	n := newNode(t)
+	for _, users := range []string{"own", "host"} {
+		b := n.bundle(t, "sh", "-c", "sleep 1000")
+		if users == "host" {
+			hostUsers(&b)
+		}
+		b.Spec.Linux.Seccomp = nil
+		caps := append(container.DefaultCapabilities(), "CAP_SYS_ADMIN")
+		b.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+		n.create(t, b)
+		n.start(t, b.ID)
+		do := func(script string) {
+			t.Helper()
+			e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "sh", "-c", script)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if code, err := e.Wait(testContext(t)); code != 0 || err != nil {
+				t.Fatalf("%s users: %s: exit code %d, %v", users, script, code, err)
+			}
+		}
+		p := *processWith(b, "tty")
+		p.Terminal = true
+		for _, script := range []string{
+			"mknod /tmp/fifo p && mount --bind /tmp/fifo /dev/pts/ptmx", "echo >/tmp/file && mount --bind /tmp/file /dev/pts/ptmx",
+		} {
+			do(script)
+			e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: p, Terminal: &container.TerminalSize{}, AttachOptions: both})
+			if !errors.Is(err, unix.EXDEV) && (err == nil || !strings.Contains(err.Error(), "open a terminal: "+unix.EXDEV.Error())) {
+				t.Errorf("%s users: %s: Exec = %v, %v; want it to refuse what is mounted there", users, script, e, err)
+			}
+			do("umount /dev/pts/ptmx")
+		}
+		// Away, or under something else, the terminals are still those of the container.
+		do("mount -t tmpfs none /dev/pts")
+		e := n.execTerminal(t, b.ID, *processWith(b, "sh", "-c", "[ -t 0 ] && echo a terminal"), both)
+		if got := readAll(t, e.Stdout); got != "a terminal\r\n" {
+			t.Errorf("%s users: %q", users, got)
+		}
+		if _, err := e.Wait(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		if err := e.Streams.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestTerminalRestarts gives each run a terminal of its own.
 func TestTerminalRestarts(t *testing.T) {
 	n := newNode(t)
