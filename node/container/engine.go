@@ -96,6 +96,9 @@ func checkEngineDevices(s *specs.Spec) error {
 
 // engineExec returns what a shim is asked to let its tool execute.
 func engineExec(spec ExecSpec) (shim.Request, []byte, error) {
+	if err := plan.CheckEngineProcess(&spec.Process); err != nil {
+		return shim.Request{}, nil, err
+	}
 	process, err := json.Marshal(spec.Process)
 	if spec.Terminal != nil {
 		return shim.Request{Method: shim.MethodExecTerminal, Exec: &shim.Exec{Terminal: spec.Terminal}}, process, err

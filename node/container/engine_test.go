@@ -265,6 +265,9 @@ func TestEngineFails(t *testing.T) {
 		t.Run(name+" refuses", func(t *testing.T) {
 			n := newNode(t)
 			for what, change := range map[string]func(*container.Bundle){
+				"process.ioPriority": func(b *container.Bundle) {
+					b.Spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_IDLE}
+				},
 				"a domain name": func(b *container.Bundle) { b.Spec.Domainname = "example.com" },
 				"device /dev/x": func(b *container.Bundle) {
 					b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3}}

@@ -86,8 +86,22 @@ func ForEngine(in Input, base string) (*Engine, error) {
 	return e, nil
 }
 
-// checkEngine refuses what is not made this way.
+// checkEngine refuses what is not made this way, or what the oldest versions of the
+// tools would leave out.
 func checkEngine(in Input) error {
+	if err := CheckEngineProcess(in.Spec.Process); err != nil {
+		return err
+	}
+	l := in.Spec.Linux
+	for _, a := range []asked{
+		{"linux.personality", l.Personality != nil},
+		{"linux.memoryPolicy", l.MemoryPolicy != nil},
+		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && propagations[l.RootfsPropagation] != unix.MS_PRIVATE},
+	} {
+		if a.there {
+			return unsupported("%s with runc or crun", a.name)
+		}
+	}
 	for _, m := range in.Spec.Mounts {
 		if !isBind(m.Type, m.Options) {
 			continue
@@ -96,6 +110,21 @@ func checkEngine(in Input) error {
 			if p := propagations[o]; p != 0 && p != unix.MS_PRIVATE {
 				return unsupported("mount option %q of %s with runc or crun", o, m.Destination)
 			}
+		}
+	}
+	return nil
+}
+
+// CheckEngineProcess refuses what runc or crun would leave out of a process. Errors:
+// ErrUnsupported.
+func CheckEngineProcess(p *specs.Process) error {
+	for _, a := range []asked{
+		{"process.scheduler", p.Scheduler != nil},
+		{"process.ioPriority", p.IOPriority != nil},
+		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
+	} {
+		if a.there {
+			return unsupported("%s with runc or crun", a.name)
 		}
 	}
 	return nil
