@@ -53,25 +53,28 @@ func TestDescriptorsInside(t *testing.T) {
 	everyUsers(t, func(t *testing.T, n *node, set func(*container.Bundle)) {
 		const list = "for f in /proc/self/fd/*; do readlink $f; done"
 		pipes := regexp.MustCompile(`^/dev/null\npipe:\[\d+\]\npipe:\[\d+\]\n/proc/\d+/fd\n$|^/dev/null\npipe:\[\d+\]\npipe:\[\d+\]\n$`)
-		b := n.bundle(t, "sh", "-c", list+"; echo done; exec sleep 1000")
-		set(&b)
-		n.create(t, b)
-		n.start(t, b.ID)
-		e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{
-			Process: *processWith(b, "sh", "-c", list), AttachOptions: container.AttachOptions{Stdout: true, Stderr: true},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := readAll(t, e.Stdout); !pipes.MatchString(got) {
-			t.Errorf("a process of exec has open:\n%s", got)
-		}
-		if _, err := e.Wait(testContext(t)); err != nil {
-			t.Error(err)
-		}
-		waitLog(t, b.Log.Path, "done")
-		if got, _ := readLog(t, b.Log.Path); !pipes.MatchString(strings.TrimSuffix(got, "done\n")) {
-			t.Errorf("the first process has open:\n%s", got)
+		for _, init := range []bool{false, true} {
+			b := n.bundle(t, "sh", "-c", list+"; echo done; exec sleep 1000")
+			set(&b)
+			b.Init = init
+			n.create(t, b)
+			n.start(t, b.ID)
+			e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{
+				Process: *processWith(b, "sh", "-c", list), AttachOptions: container.AttachOptions{Stdout: true, Stderr: true},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readAll(t, e.Stdout); !pipes.MatchString(got) {
+				t.Errorf("init %t: a process of exec has open:\n%s", init, got)
+			}
+			if _, err := e.Wait(testContext(t)); err != nil {
+				t.Error(err)
+			}
+			waitLog(t, b.Log.Path, "done")
+			if got, _ := readLog(t, b.Log.Path); !pipes.MatchString(strings.TrimSuffix(got, "done\n")) {
+				t.Errorf("init %t: the program has open:\n%s", init, got)
+			}
 		}
 	})
 }
