@@ -304,6 +304,7 @@ func (b *builder) attach(m mounted) {
 	c.Place(there)
 	b.resemble(m)
 	c.Place(ready)
+	b.renew(m)
 	c.Call(unix.SYS_MOVE_MOUNT, call.Get(m.reg), call.Str(""), call.Get(b.at), call.Str(""),
 		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).As(what)
 	c.Call(unix.SYS_CLOSE, call.Get(b.at))
@@ -391,4 +392,20 @@ func (b *builder) makeDir(dest string) {
 		i += n + 1
 	}
 	c.Place(done)
+}
+
+// renew puts a copy of a mount in its place: /proc/self/mountinfo
+// has mounts in the order in which they were made, and others' engines read there the
+// order of the spec. Before Linux 6.15 there are no such copies.
+func (b *builder) renew(m mounted) {
+	if b.Detached == nil {
+		return
+	}
+	c := b.child
+	old := c.Label()
+	c.Call(unix.SYS_OPEN_TREE, call.Get(m.reg), call.Str(""),
+		call.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)).To(b.next).On(old, 0)
+	c.Call(unix.SYS_DUP3, call.Get(b.next), call.Get(m.reg), call.Int(unix.O_CLOEXEC)).As("renew the mount for " + m.dest)
+	c.Call(unix.SYS_CLOSE, call.Get(b.next))
+	c.Place(old)
 }
