@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // LogOptions says which of a container's output is wanted.
@@ -148,7 +150,8 @@ func logFiles(path string, last os.FileInfo) ([]*os.File, error) {
 // scanLog is logFiles, the youngest first. Files are renamed to higher numbers
 // only, so who looks from low to high misses none that was there when it began.
 // One that it meets again has been renamed meanwhile; what it met in between came
-// later. ok is false if all files that there were may have been removed meanwhile.
+// later. ok is false if the first one was removed meanwhile: what is after it may
+// be in any order.
 func scanLog(path string, last os.FileInfo) (files []*os.File, ok bool, err error) {
 	var infos []os.FileInfo
 	for i, miss := 0, 0; miss < maxMissing; i++ {
@@ -176,20 +179,19 @@ func scanLog(path string, last os.FileInfo) (files []*os.File, ok bool, err erro
 			_ = f.Close()
 			closeFiles(files[at+1:])
 			files, infos = files[:at+1], infos[:at+1]
-			ok = ok || at == 0
 			continue
 		}
 		files, infos = append(files, f), append(infos, info)
 	}
-	if !ok && len(files) > 0 {
-		now, err := os.Stat(path)
-		ok = err == nil && os.SameFile(now, infos[0])
-		if missing(err) { // between two steps of a rotation, or there is none any more
-			now, err = os.Stat(path + ".1")
-			ok = err == nil && os.SameFile(now, infos[0])
-		}
+	if len(files) == 0 {
+		return nil, true, nil
 	}
-	return files, ok || len(files) == 0, nil
+	// While the first one has a name, all that came later was left out above.
+	var first unix.Stat_t
+	if err := unix.Fstat(int(files[0].Fd()), &first); err != nil {
+		return files, false, err
+	}
+	return files, first.Nlink > 0, nil
 }
 
 // openFile opens a file and says what it is.
