@@ -457,7 +457,16 @@ func (h hierarchies) setOne(path string, s setting) (undo []setting, err error) 
 	case missing:
 		return nil, nil
 	}
+	if h.only2 && !passedOn(dir, s.controller) {
+		return nil, fmt.Errorf("linux.resources.%s: this node has no cgroup controller %s, or not in %s: %w", s.name, s.controller, filepath.Dir(dir), ErrUnsupported)
+	}
 	return nil, fmt.Errorf("linux.resources.%s: this kernel has no %s for cgroups: %w", s.name, s.file, ErrUnsupported)
+}
+
+// passedOn reports whether a cgroup of version 2 has the controller from above.
+func passedOn(dir, controller string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	return err == nil && slices.Contains(append(strings.Fields(string(b)), "cgroup"), controller)
 }
 
 // undo returns what makes the file say again what it said before.

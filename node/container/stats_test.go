@@ -2,9 +2,13 @@ package container
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +47,47 @@ func TestNoLimitOfMemory(t *testing.T) {
 	for _, page := range []int64{4 << 10, 16 << 10, 64 << 10} {
 		if n := math.MaxInt64 / page * page; n < noLimit1 {
 			t.Errorf("with pages of %d bytes, no limit is %d, which counts as one", page, n)
+		}
+	}
+}
+
+// TestMissingController sets limits where a controller is not, as on machines whose
+// memory is not counted: that is refused, unless nothing is lost by it.
+func TestMissingController(t *testing.T) {
+	h := hierarchies{only2: true, unified: t.TempDir()}
+	dir := filepath.Join(h.unified, "c")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"cgroup.controllers": "cpu pids\n", "pids.max": "max\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := func(r *specs.LinuxResources) error {
+		list, err := settings(true, r, r)
+		if err == nil {
+			_, err = h.set("c", list)
+		}
+		return err
+	}
+	limit := int64(1 << 30)
+	for _, tc := range []struct {
+		name string
+		r    specs.LinuxResources
+		want string
+	}{
+		{"memory", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(5))}, Memory: &specs.LinuxMemory{Limit: &limit}}, "linux.resources.memory.limit: this node has no cgroup controller memory"},
+		{"file", specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(5))}}, "linux.resources.cpu.burst: this kernel has no cpu.max.burst"},
+		{"no burst", specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(0)), Idle: new(int64(0))}}, ""},
+		{"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(7))}}, ""},
+	} {
+		err := set(&tc.r)
+		if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want an error with %q", tc.name, err, tc.want)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "pids.max")); err != nil || tc.name == "memory" && !strings.HasPrefix(string(b), "max") {
+			t.Errorf("%s: afterwards the limit of pids is %q, %v", tc.name, b, err)
 		}
 	}
 }
