@@ -106,9 +106,6 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	err = h.opts.Runtime.Create(ctx, bundle)
 	release()
 	if err != nil {
-		if errors.Is(err, container.ErrUnsupported) {
-			return unsupported("%v", err)
-		}
 		return h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
 	}
 	defer c.begins()()
@@ -163,6 +160,8 @@ func startFailure(command string, err error) error {
 		return fmt.Errorf("exec: %q: %w", command, errNoCommand)
 	case errors.Is(err, container.ErrNotExecutable):
 		return fmt.Errorf("exec: %q: %w (%w)", command, errNotExecutable, err)
+	case errors.Is(err, container.ErrUnsupported):
+		return unsupported("%v", err)
 	}
 	return err
 }
