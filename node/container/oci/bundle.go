@@ -47,7 +47,11 @@ func readBundle(dir string) (abs string, s *specs.Spec, err error) {
 	if !info.IsDir() {
 		return "", nil, fmt.Errorf("root file system: %s is no directory", s.Root.Path)
 	}
-	for i, m := range s.Mounts { // a bind's source may be relative to the bundle
+	for i, m := range s.Mounts {
+		if !filepath.IsAbs(m.Destination) { // what older versions of the specification allowed
+			s.Mounts[i].Destination = "/" + m.Destination
+		}
+		// A bind's source may be relative to the bundle.
 		if isBind(m) && m.Source != "" && !filepath.IsAbs(m.Source) {
 			s.Mounts[i].Source = filepath.Join(abs, m.Source)
 		}
