@@ -19,6 +19,8 @@ var tests = []string{
 	// Profiles, and what hangs on the kernel's version.
 	"TestAppArmor", "TestDefaultAppArmorIsAWarning",
 	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
+	// What a hostile container might try.
+	"TestDeviceNodes", "TestNoWayOut", "TestMasks",
 	// A container as such.
 	"TestDefaultContainer", "TestOlderKernel", "TestBinds", "TestExec", "TestExecBeyondLimit", "TestExitCodes", "TestTerminal", "TestAgentKilled",
 }

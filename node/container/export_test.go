@@ -36,8 +36,5 @@ func (r *Runtime) Watches() int {
 // Kernel returns the version of the kernel.
 func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
 
-// Program returns the descriptor that shims are executed by.
-func (r *Runtime) Program() int { return int(r.init.Fd()) }
-
 // NoDevices makes r do what it does where it may not make devices.
 func (r *Runtime) NoDevices() { r.host.NoCaps |= 1 << unix.CAP_MKNOD }

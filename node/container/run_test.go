@@ -48,14 +48,6 @@ func TestDefaultContainer(t *testing.T) {
 	}
 }
 
-// TestProgramIsAboveTheShimsDescriptors: an agent that had few open, as one has that
-// a machine's first process started, executed the shim's socket in its place.
-func TestProgramIsAboveTheShimsDescriptors(t *testing.T) {
-	if fd := newNode(t).Program(); fd < 16 {
-		t.Errorf("the shim's program has number %d, which may be one of its own", fd)
-	}
-}
-
 // TestSignals looks at a first process that is no shell, since that changes its
 // own signals.
 func TestSignals(t *testing.T) {
