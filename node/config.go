@@ -47,6 +47,11 @@ type Config struct {
 	// berth.
 	Runtime string `yaml:"runtime"`
 
+	// NoNewPrivileges keeps programs of containers that do not say from gaining
+	// privileges when they are executed: set-user-ID programs such as sudo and ping
+	// get none. Default false, as Docker's.
+	NoNewPrivileges bool `yaml:"no_new_privileges"`
+
 	// Runc is the path of runc, Crun that of crun. Default: they are looked for in
 	// PATH, and offered if they are there.
 	Runc string `yaml:"runc"`

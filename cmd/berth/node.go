@@ -41,14 +41,15 @@ func nodeFlags(f *pflag.FlagSet, cfg *node.Config) {
 	f.StringVar(&cfg.Data, "data", cfg.Data, "keep images and containers in this `directory`")
 	f.StringVar(&cfg.Runc, "runc", cfg.Runc, "`path` of runc; default is where PATH finds it")
 	f.StringVar(&cfg.Crun, "crun", cfg.Crun, "`path` of crun; default is where PATH finds it")
-	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime)
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime, &cfg.NoNewPrivileges)
 }
 
 // nodeOnlyFlags are those that up has of a node.
-func nodeOnlyFlags(f *pflag.FlagSet, name, socket, runtime *string) {
+func nodeOnlyFlags(f *pflag.FlagSet, name, socket, runtime *string, noNewPrivs *bool) {
 	f.StringVar(name, "name", *name, "`name` of the registry in the names of images; default is its address")
 	f.StringVar(socket, "socket", *socket, "`path` of the socket to serve the Docker Engine API on")
 	f.StringVar(runtime, "runtime", *runtime, "`name` of what makes containers that do not say: berth, runc or crun")
+	f.BoolVar(noNewPrivs, "no-new-privileges", *noNewPrivs, "keep set-user-ID programs in containers that do not say from gaining privileges")
 }
 
 // runNode runs the node until ctx ends.

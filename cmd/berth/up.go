@@ -21,7 +21,8 @@ type upConfig struct {
 	Name   string        `yaml:"name"`   // as of the node
 	Socket string        `yaml:"socket"` // as of the node
 
-	Runtime string `yaml:"runtime"` // as of the node
+	Runtime         string `yaml:"runtime"`           // as of the node
+	NoNewPrivileges bool   `yaml:"no_new_privileges"` // as of the node
 }
 
 func newUp(std stdio) *cobra.Command {
@@ -46,13 +47,14 @@ func defaultUp() upConfig {
 
 func upFlags(f *pflag.FlagSet, cfg *upConfig) {
 	serveFlags(f, &cfg.Server)
-	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime)
+	nodeOnlyFlags(f, &cfg.Name, &cfg.Socket, &cfg.Runtime, &cfg.NoNewPrivileges)
 }
 
 // node is the configuration of the node beside a registry at address.
 func (c upConfig) node(address string) node.Config {
 	cfg := defaultNode()
 	cfg.Registry, cfg.Name, cfg.Data, cfg.Socket, cfg.Runtime = address, c.Name, c.Server.Data, c.Socket, c.Runtime
+	cfg.NoNewPrivileges = c.NoNewPrivileges
 	return cfg
 }
 
@@ -78,6 +80,9 @@ func up(ctx context.Context, cfg upConfig, again func() (upConfig, error), log *
 		}
 		if now.Runtime != cfg.Runtime {
 			others = append(others, "runtime")
+		}
+		if now.NoNewPrivileges != cfg.NoNewPrivileges {
+			others = append(others, "no_new_privileges")
 		}
 		return now.Server, others, err
 	}

@@ -264,8 +264,12 @@ func logConfig(l host.Log) container.LogConfig {
 
 // securityOptions is addSecurity backwards.
 func securityOptions(s host.Spec) (opts []string) {
-	if s.NoNewPrivs {
+	switch {
+	case s.NoNewPrivs == nil:
+	case *s.NoNewPrivs:
 		opts = append(opts, "no-new-privileges")
+	default:
+		opts = append(opts, "no-new-privileges=false")
 	}
 	if s.Security.Seccomp != "" {
 		opts = append(opts, "seccomp="+s.Security.Seccomp)

@@ -22,7 +22,7 @@ func addSecurity(spec *host.Spec, options []string) error {
 			if err != nil {
 				return invalid("invalid --security-opt %q", opt)
 			}
-			spec.NoNewPrivs = on
+			spec.NoNewPrivs = &on
 		case "writable-cgroups":
 			on, err := boolOption(value)
 			if err != nil {

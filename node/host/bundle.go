@@ -191,7 +191,7 @@ func (c *ctr) process(p *specs.Process, acc account) error {
 		p.Cwd = spec.Process.WorkingDir
 	}
 	p.User = specs.User{UID: acc.UID, GID: acc.GID, AdditionalGids: acc.Groups, Umask: spec.Umask}
-	p.NoNewPrivileges = spec.NoNewPrivs
+	p.NoNewPrivileges = spec.NoNewPrivs != nil && *spec.NoNewPrivs
 	p.Terminal = spec.Tty
 	if spec.OOMScoreAdj != 0 {
 		p.OOMScoreAdj = &spec.OOMScoreAdj

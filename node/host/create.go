@@ -22,6 +22,9 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 	}
 	rec := record{Version: recordVersion, ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String()}
 	spec.Runtime = cmp.Or(spec.Runtime, h.opts.Engine)
+	if spec.NoNewPrivs == nil && h.opts.NoNewPrivs {
+		spec.NoNewPrivs = &h.opts.NoNewPrivs
+	}
 	if _, err := h.engine(&spec); err != nil {
 		return "", nil, err
 	}

@@ -40,8 +40,8 @@ type Spec struct {
 	ReadOnly    bool              `json:"read_only,omitempty"` // root file system
 	CapAdd      []string          `json:"cap_add,omitempty"`
 	CapDrop     []string          `json:"cap_drop,omitempty"`
-	NoNewPrivs  bool              `json:"no_new_privs,omitempty"`
-	ShmSize     int64             `json:"shm_size,omitempty"` // bytes; default 64 MiB
+	NoNewPrivs  *bool             `json:"no_new_privs,omitempty"` // nil: as the node says
+	ShmSize     int64             `json:"shm_size,omitempty"`     // bytes; default 64 MiB
 	OOMScoreAdj int               `json:"oom_score_adj,omitempty"`
 	Rlimits     []Rlimit          `json:"rlimits,omitempty"`
 	Sysctls     map[string]string `json:"sysctls,omitempty"`
