@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -115,10 +116,23 @@ func (e *Engine) info(w http.ResponseWriter, _ *http.Request) error {
 		Runtimes:       runtimes,
 		DefaultRuntime: standard, Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, // containers never depend on the agent
-		SecurityOptions:    []string{"name=seccomp,profile=builtin", "name=userns", "name=cgroupns"},
+		SecurityOptions:    protections(),
+		OomKillDisable:     cgroupVersion() == "1",
 		InitBinary:         "berth-init",
 	}}
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// protections are what holds containers in here.
+func protections() []string {
+	list := []string{"name=seccomp,profile=builtin", "name=userns", "name=cgroupns"}
+	if on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(on), "Y") {
+		list = append(list, "name=apparmor")
+	}
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		list = append(list, "name=selinux")
+	}
+	return list
 }
 
 func kernelRelease() string {

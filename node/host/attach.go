@@ -25,6 +25,10 @@ type Streams struct {
 	// Output takes what the process writes, one call at a time. An error means
 	// that nobody reads any more. Nil: nothing is wanted.
 	Output func(stderr bool, p []byte) error
+
+	// detach is called when the client has left and the process shall go on. Nil: the
+	// streams are closed then.
+	detach func()
 }
 
 // AttachOptions say what of a container a client joins.
@@ -199,7 +203,11 @@ func pump(ctx context.Context, from *container.Streams, s Streams) error {
 	)
 	if from.Stdin != nil && s.Stdin != nil {
 		tasks.Go(func() {
-			if err := feed(from.Stdin, s.Stdin); err != nil {
+			err := feed(from.Stdin, s.Stdin)
+			switch {
+			case err != nil && s.detach != nil:
+				s.detach()
+			case err != nil:
 				mu.Lock()
 				defer mu.Unlock()
 				failed = err

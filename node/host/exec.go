@@ -166,15 +166,55 @@ func (h *Host) StartExec(ctx context.Context, id string, streams Streams) error 
 	if !attached {
 		return process.Streams.Close()
 	}
-	err = pump(ctx, &process.Streams, streams)
+	if x.spec.Tty {
+		err = h.pumpTerminal(ctx, x, process, streams)
+	} else {
+		err = errors.Join(pump(ctx, &process.Streams, streams), process.Streams.Close())
+	}
 	if errors.Is(err, ErrDetached) {
-		h.tell(x.ctr, "exec_detach", "execID", x.id)
 		return err
 	}
 	if err := h.until(ctx, ended); err != nil {
 		return err // the client has gone; the process goes on
 	}
 	return err
+}
+
+// pumpTerminal is pump for a process on a terminal. When its client leaves, by its keys
+// or by closing the connection, somebody has to hold the terminal further, or the process
+// would be hung up on: the node does. Errors: ErrDetached.
+func (h *Host) pumpTerminal(ctx context.Context, x *execution, process *container.Exec, s Streams) error {
+	gone, done := make(chan struct{}), make(chan error, 1)
+	s.detach = sync.OnceFunc(func() { close(gone) })
+	output := s.Output
+	s.Output = func(stderr bool, p []byte) error {
+		select {
+		case <-gone:
+		default:
+			if output != nil && output(stderr, p) != nil {
+				s.detach()
+			}
+		}
+		return nil
+	}
+	var stay func() bool
+	joined := make(chan struct{})
+	h.begin(func(life context.Context) {
+		life, cancel := context.WithCancel(life)
+		defer cancel()
+		stay = context.AfterFunc(ctx, cancel) // until its client has left
+		close(joined)
+		done <- errors.Join(pump(life, &process.Streams, s), process.Streams.Close())
+	})
+	<-joined
+	select {
+	case err := <-done:
+		return err
+	case <-gone:
+		stay()
+		h.tell(x.ctr, "exec_detach", "execID", x.id)
+		return ErrDetached
+	}
 }
 
 // claim reports whether the caller is the first to start it.
