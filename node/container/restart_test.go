@@ -384,6 +384,40 @@ func TestRestartWithoutPidNamespace(t *testing.T) {
 	}
 }
 
+// TestRestartEmptiesCgroups leaves cgroups behind that only who made them knows.
+func TestRestartEmptiesCgroups(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sh", "-c", counting+"read x; exit 1")
+	b.Stdin = true
+	b.Restart.Policy = container.RestartAlways
+	n.create(t, b)
+	s := n.attach(t, b.ID, container.AttachOptions{Stdin: true})
+	n.start(t, b.ID)
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + n.cfg.CgroupParent + "/" + b.ID)
+	if more, _ := filepath.Glob("/sys/fs/cgroup/" + n.cfg.CgroupParent + "/" + b.ID); err != nil || len(groups)+len(more) == 0 {
+		t.Fatalf("no cgroups: %v", err)
+	} else {
+		groups = append(groups, more...)
+	}
+	for _, dir := range groups {
+		if err := os.MkdirAll(dir+"/left/behind", 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(s.Stdin, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitLog(t, b.Log.Path, "run 2")
+	for _, dir := range groups {
+		if _, err := os.Stat(dir + "/left"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s/left: %v; want it gone", dir, err)
+		}
+	}
+	if s, err := n.State(testContext(t), b.ID); err != nil || len(s.Warnings) > 0 {
+		t.Errorf("State = %+v, %v", s, err)
+	}
+}
+
 // TestRestartOutOfMemory says of each run whether it ended for lack of memory.
 func TestRestartOutOfMemory(t *testing.T) {
 	n := newNode(t)

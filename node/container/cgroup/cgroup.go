@@ -205,18 +205,22 @@ func (g Group) OOMKills() int {
 func (g Group) Remove(limit time.Duration) error {
 	deadline := time.Now().Add(limit)
 	for _, dir := range g.all() {
-		for wait := time.Millisecond; ; wait *= 2 {
-			err := removeTree(dir)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-				return fmt.Errorf("remove cgroup: %w", err)
-			}
-			time.Sleep(wait)
+		if err := removeBy(deadline, dir); err != nil {
+			return fmt.Errorf("remove cgroup: %w", err)
 		}
 	}
 	return nil
+}
+
+// removeBy removes a cgroup with those below it, as soon as the kernel lets it.
+func removeBy(deadline time.Time, dir string) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := removeTree(dir)
+		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(wait)
+	}
 }
 
 // removeTree removes a cgroup after those below it.

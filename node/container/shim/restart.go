@@ -43,6 +43,11 @@ func (s *shim) over(e Exit) {
 // again begins the next run. What fails is how that run ended.
 func (s *shim) again() {
 	s.killRest() // by a pid namespace's end it is empty but for what others put there
+	if err := s.Cgroup.Reset(killLimit); err != nil {
+		s.mu.Lock()
+		s.warn(err.Error())
+		s.mu.Unlock()
+	}
 	if s.Cgroup.Frozen() {
 		_ = s.Cgroup.Thaw() // what is born frozen never begins
 	}
