@@ -58,6 +58,7 @@ func (r *Runtime) update(ctx context.Context, id string, change *specs.LinuxReso
 // update changes the limits before of the cgroup at path, and returns all that hold
 // then, and what undoes it.
 func (h hierarchies) update(path string, before, change *specs.LinuxResources) (whole *specs.LinuxResources, undo func() error, err error) {
+	change = withSwap(before, change)
 	whole = merge(before, change)
 	list, err := settings(h.only2, change, whole)
 	if err != nil {
@@ -76,6 +77,18 @@ func (h hierarchies) update(path string, before, change *specs.LinuxResources) (
 	return whole, func() error {
 		return errors.Join(h.restoreRules(path, before, change), h.restore(path, was))
 	}, nil
+}
+
+// withSwap takes the limit of memory and swap away with that of memory: the kernel
+// takes none below what memory alone may be.
+func withSwap(before, change *specs.LinuxResources) *specs.LinuxResources {
+	m := change.Memory
+	if m == nil || value(m.Limit) != -1 || value(m.Swap) != 0 || before == nil || before.Memory == nil || value(before.Memory.Swap) <= 0 {
+		return change
+	}
+	with, memory := *change, *m
+	memory.Swap, with.Memory = new(int64(-1)), &memory
+	return &with
 }
 
 // exchangeRules sets the device rules of change, if it has any; after an error those

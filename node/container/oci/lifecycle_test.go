@@ -662,3 +662,16 @@ func TestSharedPids(t *testing.T) {
 		t.Errorf("Kill of nobody: %v, want %v", err, oci.ErrStatus)
 	}
 }
+
+// TestUpdateMemory takes a limit away that another one is measured by.
+func TestUpdateMemory(t *testing.T) {
+	r := newRuntime(t, "sleep", "1000")
+	r.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(96 << 20))}
+	r.create(t, "c1")
+	if err := r.Update("c1", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1))}}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.Stats("c1"); err != nil || s.MemoryLimit != 0 {
+		t.Errorf("the limit is %d, %v, want none", s.MemoryLimit, err)
+	}
+}
