@@ -54,6 +54,17 @@ func (o *ociCommand) update() *cobra.Command {
   echo '{"cpu":{"quota":50000,"period":100000}}' | berth-oci update --resources - web`,
 		Args: cobra.ExactArgs(1),
 	}
+	f.add(cmd)
+	return o.with(cmd, func(_ context.Context, r *oci.Runtime, args []string) error {
+		limits, err := f.limits(o.std.in, cmd.Flags().Changed)
+		if err != nil {
+			return err
+		}
+		return r.Update(args[0], limits)
+	})
+}
+
+func (f *updateFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVarP(&f.resources, "resources", "r", "", "`file` with limits as JSON, as linux.resources in config.json; -: stdin")
 	flags.Uint16Var(&f.blkioWeight, "blkio-weight", 0, "share of block I/O, 10 to 1000")
@@ -74,13 +85,6 @@ func (o *ociCommand) update() *cobra.Command {
 	flags.Int64Var(&f.pids, "pids-limit", 0, "`number` of processes, -1: no limit")
 	flags.StringVar(&f.l3, "l3-cache-schema", "", "refused: Intel RDT is not supported")
 	flags.StringVar(&f.mem, "mem-bw-schema", "", "refused: Intel RDT is not supported")
-	return o.with(cmd, func(_ context.Context, r *oci.Runtime, args []string) error {
-		limits, err := f.limits(o.std.in, cmd.Flags().Changed)
-		if err != nil {
-			return err
-		}
-		return r.Update(args[0], limits)
-	})
 }
 
 // maxResources is how long limits as JSON may be, in bytes.
