@@ -15,7 +15,10 @@ func TestParse(t *testing.T) {
 	for _, tc := range []struct{ keys, want string }{
 		{"", "\x10\x11"},
 		{"ctrl-a,x,ctrl-@,ctrl-[", "\x01x\x00\x1b"},
-		{"ctrl-1", ""}, {"ab", ""}, {"a,,b", ""}, {strings.Repeat("a,", 70) + "a", ""},
+		{"ctrl-1", ""},
+		{"ab", ""},
+		{"a,,b", ""},
+		{strings.Repeat("a,", 70) + "a", ""},
 	} {
 		got, err := detach.Parse(tc.keys)
 		if string(got) != tc.want || (err == nil) != (tc.want != "") {
