@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/user"
 	"path"
@@ -54,7 +55,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
 	}
 	defer release()
 	rec := &record{
-		Version: recordVersion, ID: o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: cgroupPath(spec, o.ID),
+		Version: recordVersion, ID: o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: r.cgroupPath(spec, o.ID),
 		Owner: owner(),
 	}
 	c := &creation{r: r, o: o, rec: rec}
@@ -75,7 +76,12 @@ func owner() string {
 
 // cgroupPath returns where the container's processes are. A relative path, which the
 // specification leaves to the runtime, is one below the default's.
-func cgroupPath(s *specs.Spec, id string) string {
+func (r *Runtime) cgroupPath(s *specs.Spec, id string) string {
+	if r.cfg.Root != DefaultRoot { // another runtime's containers may have the same ids
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(r.cfg.Root)) // it never fails
+		id = fmt.Sprintf("%08x-%s", h.Sum32(), id)
+	}
 	switch p := s.Linux.CgroupsPath; {
 	case p == "":
 		return path.Join(defaultCgroup, id)

@@ -151,8 +151,11 @@ func (r *Runtime) Kill(id string, sig syscall.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
+	if s.Status == StatusStopped && all { // what the first process left behind, if anything
+		return signalAll(rec, sig)
+	}
 	all = all || sig == unix.SIGKILL && !ownPidNamespace(rec.Spec)
-	if s.Status == StatusStopped && all { // what the first process left behind
+	if s.Status == StatusStopped && all {
 		if pids, err := rec.Group.Pids(); err != nil || len(pids) > 0 {
 			return errors.Join(err, signalAll(rec, sig))
 		}
