@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -35,7 +36,7 @@ func ociRun(ctx context.Context, std stdio, args []string) int {
 	if err == nil {
 		return o.code
 	}
-	slog.New(o.log).Error(err.Error())
+	_ = o.log.Handle(ctx, slog.NewRecord(time.Now(), slog.LevelError, err.Error(), 0)) // engines read the message, no keys
 	if o.log.file != nil {
 		fmt.Fprintln(std.err, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -54,7 +55,7 @@ func (l *ociLog) Handle(_ context.Context, r slog.Record) error {
 // WithAttrs is part of slog.Handler.
 func (l *ociLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 	with := *l
-	with.attrs = append(with.attrs[:len(with.attrs):len(with.attrs)], attrs...)
+	with.attrs = append(slices.Clip(with.attrs), attrs...)
 	return &with
 }
 

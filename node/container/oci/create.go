@@ -74,6 +74,9 @@ func owner() string {
 	return u.Username
 }
 
+// closeFront closes what has only a file in memory open.
+func closeFront(f *container.Front) { _ = f.Close() }
+
 // cgroupPath returns where the container's processes are. A relative path, which the
 // specification leaves to the runtime, is one below the default's.
 func (r *Runtime) cgroupPath(s *specs.Spec, id string) string {
@@ -140,7 +143,7 @@ func (c *creation) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer front.Close()
+	defer closeFront(front)
 	if pausing(rec.Spec.Hooks) {
 		d.Paused = func(pid int) error {
 			if err := rec.identify(pid); err != nil {

@@ -82,7 +82,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer front.Close()
+	defer closeFront(front)
 	o.Process = complete(o.Process, rec.Spec.Root.Path)
 	terminal := terminalOf(o.Process)
 	if terminal != nil {

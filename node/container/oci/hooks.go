@@ -79,7 +79,7 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 	if err != nil {
 		return err
 	}
-	defer front.Close()
+	defer closeFront(front)
 	return r.containerHooks(ctx, front, rec, "startContainer", list, StatusCreated)
 }
 

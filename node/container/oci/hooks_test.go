@@ -27,7 +27,7 @@ func TestHooks(t *testing.T) {
 	inside := filepath.Join(r.bundle, "rootfs/log") // the container's /log
 	r.spec.Annotations = map[string]string{"a": "b"}
 	r.spec.Hooks = &specs.Hooks{
-		Prestart:        []specs.Hook{hook("prestart", "/bin/sh", inside)},
+		Prestart:        []specs.Hook{hook("prestart", "/bin/sh", inside)}, //nolint:staticcheck // deprecated hooks are hooks
 		CreateRuntime:   []specs.Hook{hook("createRuntime", "/bin/sh", inside)},
 		CreateContainer: []specs.Hook{hook("createContainer", "/bin/sh", inside)},
 		StartContainer:  []specs.Hook{hook("startContainer", "/bin/sh", "/log")},
@@ -118,7 +118,7 @@ func TestHooksFail(t *testing.T) {
 		start   bool // start does
 		stopped bool
 	}{
-		{"prestart", func(h *specs.Hooks, l []specs.Hook) { h.Prestart = l }, true, false, false},
+		{"prestart", func(h *specs.Hooks, l []specs.Hook) { h.Prestart = l }, true, false, false}, //nolint:staticcheck // deprecated hooks are hooks
 		{"createRuntime", func(h *specs.Hooks, l []specs.Hook) { h.CreateRuntime = l }, true, false, false},
 		{"createContainer", func(h *specs.Hooks, l []specs.Hook) { h.CreateContainer = l }, true, false, false},
 		{"startContainer", func(h *specs.Hooks, l []specs.Hook) { h.StartContainer = l }, false, true, true},

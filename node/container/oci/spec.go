@@ -27,7 +27,10 @@ func ExampleSpec() *specs.Spec {
 		NoNewPrivileges: true,
 	}
 	s.Linux.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
 		{Type: specs.MountNamespace},
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // as runc: on cgroup version 2 only
