@@ -94,7 +94,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	}
 	if a.host, err = host.Open(ctx, host.Options{
 		Dir: a.dir.Path("host"), Node: string(id), Registry: name, Endpoints: []string{registry.Host()},
-		Images: a.images, Source: registry, Runtime: a.rt, Engines: runtimes, Engine: cfg.Runtime, NoNewPrivs: cfg.NoNewPrivileges, Log: log,
+		Images: a.images, Source: registry, Runtime: a.rt, Engines: runtimes, Engine: cfg.Runtime, NoNewPrivs: cfg.NoNewPrivileges, AppArmor: loadAppArmor(log), Log: log,
 		SourceAs: func(l host.Login) image.Source { return registry.As(l.Username, l.Password) },
 		CheckLogin: func(ctx context.Context, l host.Login) error {
 			return registry.As(l.Username, l.Password).Ping(ctx)

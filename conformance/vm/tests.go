@@ -17,7 +17,7 @@ var tests = []string{
 	"TestPause", "TestPauseOutlivesTheAgent", "TestPausedLosesItsShim", "TestPausedBySomebodyElse", "TestPauseOfForks", "TestPausedDies", "TestCgroupsBelow",
 	"TestShimKilled", "TestRestartWithoutPidNamespace", "TestRestartOutOfMemory",
 	// Profiles, and what hangs on the kernel's version.
-	"TestAppArmor", "TestDefaultAppArmorIsAWarning",
+	"TestAppArmor", "TestDefaultAppArmorIsAWarning", "TestDefaultAppArmor",
 	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
 	// What a hostile container might try.
 	"TestDeviceNodes", "TestNoWayOut", "TestMasks",
@@ -36,6 +36,9 @@ func pattern(only string) string {
 	return "^(" + strings.Join(tests, "|") + ")$"
 }
 
+// errUnfinished says that the machine stopped in the middle of the tests.
+var errUnfinished = errors.New("the tests did not come to their end")
+
 // judge looks for each test in what the machine said.
 func judge(said []byte, only string) error {
 	passed := map[string]bool{}
@@ -50,6 +53,10 @@ func judge(said []byte, only string) error {
 		}
 		passed[f[2]] = true
 	}
+	finished := strings.HasSuffix(string(said), "exit status 0\n")
+	if !finished && len(errs) == 0 && !strings.Contains(string(said), "exit status") {
+		return errUnfinished
+	}
 	if only == "" {
 		for _, t := range tests {
 			if !passed[t] {
@@ -57,8 +64,8 @@ func judge(said []byte, only string) error {
 			}
 		}
 	}
-	if !strings.HasSuffix(string(said), "exit status 0\n") {
-		errs = append(errs, errors.New("the tests did not come to their end"))
+	if !finished {
+		errs = append(errs, errUnfinished)
 	}
 	return errors.Join(errs...)
 }

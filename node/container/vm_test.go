@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/profiles/apparmor"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth.internal/node/container"
+	"berth.internal/node/container/plan"
 )
 
 // TestMachine looks whether the machine is the one that these tests are for.
@@ -67,6 +69,37 @@ func TestAppArmor(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "no-such-profile") {
 		t.Errorf("with a profile that is not there: %v", err)
+	}
+}
+
+// TestDefaultAppArmor loads the profile of containers that do not ask for one, as a
+// node does, and looks what it forbids to root of a container with the node's users.
+func TestDefaultAppArmor(t *testing.T) {
+	if err := apparmor.InstallDefault(container.DefaultAppArmor); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // TestDefaultAppArmorIsAWarning may come again
+		if err := os.WriteFile("/sys/kernel/security/apparmor/.remove", []byte(container.DefaultAppArmor), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	n := newNode(t)
+	for _, init := range []bool{false, true} {
+		b := n.bundle(t, "sh", "-c", "cat /proc/self/attr/current; echo x >/tmp/file && cat /tmp/file; mount -t tmpfs x /tmp 2>/dev/null || echo no mount; echo 1 2>/dev/null >/proc/sys/vm/swappiness || echo no sysctl")
+		b.Spec.Linux.Namespaces = b.Spec.Linux.Namespaces[1:]
+		b.Spec.Linux.UIDMappings, b.Spec.Linux.GIDMappings = nil, nil
+		b.Spec.Linux.ReadonlyPaths, b.Spec.Linux.Seccomp = nil, nil
+		caps := plan.Capabilities()
+		b.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+		b.Spec.Process.ApparmorProfile, b.Init = container.DefaultAppArmor, init
+		n.create(t, b)
+		n.start(t, b.ID)
+		if s, err := n.Wait(testContext(t), b.ID); err != nil || s.ExitCode != 0 || len(s.Warnings) > 0 {
+			t.Errorf("init %v: %+v, %v", init, s, err)
+		}
+		if out, _ := readLog(t, b.Log.Path); out != "berth-default (enforce)\nx\nno mount\nno sysctl\n" {
+			t.Errorf("init %v: the container said %q", init, out)
+		}
 	}
 }
 

@@ -108,7 +108,7 @@ func (e *Engine) newInspect(c host.Container) inspect {
 			Args:            args,
 			State:           newState(s),
 			RestartCount:    s.Restarts,
-			AppArmorProfile: c.Spec.Security.AppArmor,
+			AppArmorProfile: c.AppArmor,
 			ProcessLabel:    c.Spec.Security.Label,
 			Image:           c.ImageID,
 			ResolvConfPath:  c.Files.ResolvConf,

@@ -199,7 +199,7 @@ func (c *ctr) process(p *specs.Process, acc account) error {
 	for _, r := range spec.Rlimits {
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(r.Name), Soft: r.Soft, Hard: r.Hard})
 	}
-	p.ApparmorProfile, p.SelinuxLabel = spec.Security.AppArmor, spec.Security.Label
+	p.ApparmorProfile, p.SelinuxLabel = rec.appArmor(), spec.Security.Label
 	caps := p.Capabilities.Bounding
 	if spec.Security.Privileged {
 		caps, _ = ownCapabilities()

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,9 +76,11 @@ type Container struct {
 	Spec    Spec   // with the image's part filled in
 	ImageID string // digest of the image's configuration
 	Args    []string
-	State   State
-	Execs   []string // ids of the processes that exec started and that still run
-	Files   Files
+	// AppArmor is the profile that confines its programs, "" for none.
+	AppArmor string
+	State    State
+	Execs    []string // ids of the processes that exec started and that still run
+	Files    Files
 }
 
 // Files are a container's files on the node.
@@ -99,8 +102,10 @@ type record struct {
 	Users   uint32    `json:"users,omitempty"` // first of its numbers on the node; 0: the node's own users
 	// SharedUsers says that they are those of another container, whose namespaces
 	// this one shares.
-	SharedUsers bool   `json:"shared_users,omitempty"`
-	Last        *State `json:"last,omitempty"` // of a run that the runtime has forgotten
+	SharedUsers bool `json:"shared_users,omitempty"`
+	// AppArmor is the profile of one that does not ask for any, "" for none.
+	AppArmor string `json:"apparmor,omitempty"`
+	Last     *State `json:"last,omitempty"` // of a run that the runtime has forgotten
 
 	// Of one with a restart policy, what its user asked for last (askedStart or
 	// askedStop; nothing: it never ran), and how often the node itself, not the shim,
@@ -167,12 +172,15 @@ func (c *ctr) name() string {
 	return c.rec.Name
 }
 
+// appArmor is the profile that the container's programs get.
+func (rec *record) appArmor() string { return cmp.Or(rec.Spec.Security.AppArmor, rec.AppArmor) }
+
 func (c *ctr) snapshot() Container {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := Container{
 		ID: c.rec.ID, Name: c.rec.Name, Created: c.rec.Created, Spec: c.rec.Spec, ImageID: c.rec.ImageID,
-		Args: c.rec.Spec.Process.args(), State: c.state,
+		Args: c.rec.Spec.Process.args(), State: c.state, AppArmor: c.rec.appArmor(),
 		Files: Files{Log: c.path("log"), Hosts: c.path("hosts"), Hostname: c.path("hostname"), ResolvConf: c.path("resolv.conf")},
 	}
 	if c.rec.Spec.Log.Driver == LogNone {

@@ -32,6 +32,9 @@ func (h *Host) Create(ctx context.Context, spec Spec) (id string, warnings []str
 	if err != nil {
 		return "", nil, err
 	}
+	if !rec.Spec.Security.Privileged {
+		rec.AppArmor = h.opts.AppArmor
+	}
 	if err := ctx.Err(); err != nil {
 		return "", nil, err
 	}

@@ -298,6 +298,7 @@ func (h *Host) execProcess(x *execution) (*specs.Process, error) {
 			caps, _ = ownCapabilities()
 		}
 		p.Capabilities = capabilitiesOf(caps, acc)
+		p.ApparmorProfile = AppArmorUnconfined
 	}
 	if x.spec.WorkingDir != "" {
 		p.Cwd = x.spec.WorkingDir

@@ -40,7 +40,8 @@ type Options struct {
 	Engine    string            // what makes containers that do not say; "": RuntimeBerth
 	Log       *slog.Logger
 
-	NoNewPrivs bool // of containers that do not say
+	NoNewPrivs bool   // of containers that do not say
+	AppArmor   string // profile of those; "": none
 
 	SourceAs   func(Login) image.Source           // Source for somebody else than the node
 	CheckLogin func(context.Context, Login) error // asks the registry whether it is good

@@ -193,6 +193,9 @@ const maxPaths = 1000
 // SeccompUnconfined stands for no filter of system calls.
 const SeccompUnconfined = "unconfined"
 
+// AppArmorUnconfined stands for no profile of AppArmor.
+const AppArmorUnconfined = "unconfined"
+
 // Namespaces says which namespaces a container shares.
 type Namespaces struct {
 	PID    Namespace `json:"pid,omitempty"`
