@@ -247,9 +247,15 @@ func (r *Runtime) containerHook(ctx context.Context, front *container.Front, rec
 		return err
 	}
 	defer forked.Process.Close()
-	kill := context.AfterFunc(ctx, func() { _ = forked.Signal(unix.SIGKILL) })
+	killed := make(chan struct{})
+	letGo := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		_ = forked.Signal(unix.SIGKILL)
+	})
 	code, err := forked.Wait(context.WithoutCancel(ctx))
-	kill()
+	if !letGo() {
+		<-killed // it needs the process's descriptor
+	}
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d", code)
 	}
