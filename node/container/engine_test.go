@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
@@ -89,6 +91,39 @@ func TestEngines(t *testing.T) {
 }
 
 // TestEngineExec runs further processes with each runtime, and ends with signals.
+// TestEngineNull: the machine's /dev/null stays whose it is, although crun gives
+// standard input to the container's user.
+func TestEngineNull(t *testing.T) {
+	owner := func() [3]uint32 {
+		var st unix.Stat_t
+		if err := unix.Stat(os.DevNull, &st); err != nil {
+			t.Fatal(err)
+		}
+		return [3]uint32{st.Uid, st.Gid, st.Mode}
+	}
+	before := owner()
+	for name, path := range engines(t) {
+		n := newNode(t)
+		b := n.bundle(t, "sh", "-c", "chown 5:5 /proc/self/fd/0; chmod 600 /proc/self/fd/0; cat; sleep 1000")
+		b.Engine = path
+		n.create(t, b)
+		n.start(t, b.ID)
+		e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: *processWith(b, "sh", "-c", "chmod 600 /proc/self/fd/0 /proc/self/fd/2; echo >&2")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Wait(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		if err := e.Streams.Close(); err != nil {
+			t.Error(err)
+		}
+		if after := owner(); after != before {
+			t.Errorf("%s: /dev/null belongs to %v, before to %v", name, after, before)
+		}
+	}
+}
+
 func TestEngineExec(t *testing.T) {
 	for name, path := range engines(t) {
 		t.Run(name, func(t *testing.T) {

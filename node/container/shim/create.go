@@ -147,7 +147,7 @@ func (s *shim) build() error {
 func (s *shim) openStreams() (streams stdio, err error) {
 	if s.Master != 0 || s.Engine != nil && s.Engine.Terminal != nil { // until the container has its terminal
 		for i := range streams {
-			if streams[i], err = os.Open(os.DevNull); err != nil {
+			if streams[i], err = s.nowhere(); err != nil {
 				return streams, err
 			}
 		}
@@ -160,7 +160,7 @@ func (s *shim) openStreams() (streams stdio, err error) {
 		if s.StdinOnce && s.state.Run > 0 {
 			s.closeStdin() // it was, and is at its end
 		}
-	} else if streams[0], err = os.Open(os.DevNull); err != nil {
+	} else if streams[0], err = s.nowhere(); err != nil {
 		return streams, err
 	}
 	for i := range s.outs {

@@ -247,6 +247,37 @@ func hideUnified() error {
 	return nil
 }
 
+// nowhere returns what a stream is that nobody asked for. Our first process puts the
+// container's own /dev/null in its place; crun gives what it gets to the container's
+// user, so it gets one that is nobody else's.
+func (s *shim) nowhere() (*os.File, error) {
+	if s.Engine == nil {
+		return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	}
+	ctx, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
+	defer unix.Close(ctx)
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
+	dir, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
+	defer unix.Close(dir)
+	const major, minor = 1, 3
+	if err := unix.Mknodat(dir, "null", unix.S_IFCHR|0o666, int(unix.Mkdev(major, minor))); err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
+	fd, err := unix.Openat(dir, "null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "null"), nil
+}
+
 // tool runs the tool in its mount namespace and returns when it has ended. What it
 // says went wrong is the error. Its exit code is not known: who reaps may be faster.
 func (s *shim) tool(streams stdio, args ...string) error {
