@@ -46,7 +46,11 @@ func (e *engine) up(ctx context.Context, running int) (time.Duration, error) {
 	e.cmd = exec.Command(e.binary, "node", "--registry", e.registry, "--data", e.data, "--socket", e.socket, "--log-level", "error")
 	e.cmd.Stdout, e.cmd.Stderr = &e.log, &e.log
 	began := time.Now()
-	if err := e.cmd.Start(); err != nil {
+	// On another thread than that of hidden: the node shall see what there is, or it
+	// leaves behind what it does not see.
+	started := make(chan error)
+	go func() { started <- e.cmd.Start() }()
+	if err := <-started; err != nil {
 		return 0, err
 	}
 	for ctx.Err() == nil && time.Since(began) < time.Minute {
