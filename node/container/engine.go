@@ -99,6 +99,9 @@ func engineExec(spec ExecSpec) (shim.Request, []byte, error) {
 	if err := plan.CheckEngineProcess(&spec.Process); err != nil {
 		return shim.Request{}, nil, err
 	}
+	if t := spec.Terminal; t != nil { // the tool sets it before the process begins; we only after
+		spec.Process.ConsoleSize = &specs.Box{Height: uint(t.Rows), Width: uint(t.Columns)}
+	}
 	process, err := json.Marshal(spec.Process)
 	if spec.Terminal != nil {
 		return shim.Request{Method: shim.MethodExecTerminal, Exec: &shim.Exec{Terminal: spec.Terminal}}, process, err
