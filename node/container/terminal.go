@@ -70,24 +70,23 @@ func (e *Exec) connect(chosen AttachOptions, files []*os.File) error {
 	}
 	end := terminalEnd{shim.Pollable(files[0])}
 	e.terminal = []terminalEnd{end}
-	if !chosen.Stdout {
-		go func() { // ends with the terminal, as the process in it does
-			_, _ = end.WriteTo(io.Discard)
+	if chosen.Stdin { // before end can be closed: a process may end at once
+		fd, err := copyDescriptor(end.File)
+		if err != nil {
 			_ = end.Close()
-		}()
-	} else {
-		e.Stdout = end
+			return err
+		}
+		in := terminalEnd{os.NewFile(uintptr(fd), "terminal")}
+		e.Stdin, e.terminal = in, append(e.terminal, in)
 	}
-	if !chosen.Stdin {
+	if chosen.Stdout {
+		e.Stdout = end
 		return nil
 	}
-	fd, err := copyDescriptor(end.File)
-	if err != nil {
+	go func() { // ends with the terminal, as the process in it does
+		_, _ = end.WriteTo(io.Discard)
 		_ = end.Close()
-		return err
-	}
-	in := terminalEnd{os.NewFile(uintptr(fd), "terminal")}
-	e.Stdin, e.terminal = in, append(e.terminal, in)
+	}()
 	return nil
 }
 
