@@ -211,7 +211,10 @@ func (n *notifier) watch(w *watch, name string, mask uint32) error {
 	cerr := raw.Control(func(fd uintptr) {
 		id, err = unix.InotifyAddWatch(int(fd), name, mask|unix.IN_MASK_ADD)
 	})
-	if err = errors.Join(cerr, err); err != nil {
+	if cerr != nil {
+		err = os.ErrClosed // the only reason there is, in other words
+	}
+	if err != nil {
 		return &fs.PathError{Op: "watch", Path: name, Err: err}
 	}
 	n.watches[int32(id)] = append(n.watches[int32(id)], w)
