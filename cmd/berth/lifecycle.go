@@ -80,48 +80,39 @@ func newRename() *cobra.Command {
 }
 
 func newStop(std stdio) *cobra.Command {
-	var opts client.ContainerStopOptions
-	var seconds int
-	cmd := &cobra.Command{
-		Use:               "stop [flags] CONTAINER...",
-		Short:             "Stop containers: ask, wait, then kill",
-		Example:           "  berth stop -t 30 web",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
-	}
-	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "`seconds` to wait before killing; default is the container's own, or 10")
-	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "", "`signal` to ask with; default is the container's own, or SIGTERM")
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
-		if cmd.Flags().Changed("time") {
-			opts.Timeout = &seconds
-		}
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerStop(ctx, name, opts)
-			return err
-		})
+	return stopping(std, &cobra.Command{
+		Use:     "stop [flags] CONTAINER...",
+		Short:   "Stop containers: ask, wait, then kill",
+		Example: "  berth stop -t 30 web",
+	}, func(ctx context.Context, node *client.Client, name string, opts client.ContainerStopOptions) error {
+		_, err := node.ContainerStop(ctx, name, opts)
+		return err
 	})
 }
 
 func newRestart(std stdio) *cobra.Command {
-	var opts client.ContainerRestartOptions
+	return stopping(std, &cobra.Command{
+		Use:     "restart [flags] CONTAINER...",
+		Short:   "Stop containers and start them again",
+		Example: "  berth restart web",
+	}, func(ctx context.Context, node *client.Client, name string, opts client.ContainerStopOptions) error {
+		_, err := node.ContainerRestart(ctx, name, client.ContainerRestartOptions(opts))
+		return err
+	})
+}
+
+// stopping makes a command that stops containers from what it does to each.
+func stopping(std stdio, cmd *cobra.Command, each func(context.Context, *client.Client, string, client.ContainerStopOptions) error) *cobra.Command {
+	var opts client.ContainerStopOptions
 	var seconds int
-	cmd := &cobra.Command{
-		Use:               "restart [flags] CONTAINER...",
-		Short:             "Stop containers and start them again",
-		Example:           "  berth restart web",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
-	}
+	cmd.Args, cmd.ValidArgsFunction = cobra.MinimumNArgs(1), completeContainers
 	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "`seconds` to wait before killing; default is the container's own, or 10")
 	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "", "`signal` to ask with; default is the container's own, or SIGTERM")
 	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
 		if cmd.Flags().Changed("time") {
 			opts.Timeout = &seconds
 		}
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerRestart(ctx, name, opts)
-			return err
-		})
+		return forEach(std, args, func(name string) error { return each(ctx, node, name, opts) })
 	})
 }
 

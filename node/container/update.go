@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -193,23 +193,19 @@ func merge(before, change *specs.LinuxResources) *specs.LinuxResources {
 	return m
 }
 
-// overlay returns a copy of before with the fields that change has. Its zeros are
-// pointers that are nil and empty strings, as encoding/json leaves them out.
+// overlay returns a copy of before with the fields that change has set.
 func overlay[T any](before, change *T) *T {
 	if change == nil {
 		return before
 	}
 	m := new(T)
-	for _, part := range []*T{before, change} {
-		if part == nil {
-			continue
-		}
-		data, err := json.Marshal(part)
-		if err == nil {
-			err = json.NewDecoder(bytes.NewReader(data)).Decode(m)
-		}
-		if err != nil {
-			panic(err) // numbers and strings
+	if before != nil {
+		*m = *before
+	}
+	to, from := reflect.ValueOf(m).Elem(), reflect.ValueOf(change).Elem()
+	for i := range to.NumField() {
+		if set := from.Field(i); !set.IsZero() {
+			to.Field(i).Set(set)
 		}
 	}
 	return m
