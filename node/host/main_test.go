@@ -211,19 +211,22 @@ func (n *node) says(t *testing.T, name, line string, times int) {
 // await returns when an event of that action happened to a container of that name.
 func (s *Subscription) await(t *testing.T, name, action string) Event {
 	t.Helper()
-	late := time.NewTimer(20 * time.Second)
-	defer late.Stop()
-	var seen []string
 	for {
-		select {
-		case e := <-s.Events:
-			seen = append(seen, e.Attributes["name"]+" "+e.Action)
-			if e.Attributes["name"] == name && e.Action == action {
-				return e
-			}
-		case <-late.C:
-			t.Fatalf("no %s of %s; there were %q", action, name, seen)
+		if e := s.next(t); e.Attributes["name"] == name && e.Action == action {
+			return e
 		}
+	}
+}
+
+// next returns the next event.
+func (s *Subscription) next(t *testing.T) Event {
+	t.Helper()
+	select {
+	case e := <-s.Events:
+		return e
+	case <-time.After(20 * time.Second):
+		t.Fatal("no event comes any more")
+		return Event{}
 	}
 }
 

@@ -322,7 +322,7 @@ func TestEachRunIsTold(t *testing.T) {
 	}
 	last, ends := map[string]string{}, map[string]int{}
 	for done := 0; done < containers; {
-		e := <-events.Events
+		e := events.next(t)
 		name := e.Attributes["name"]
 		if e.Action != "start" && e.Action != "die" {
 			continue
