@@ -84,7 +84,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err erro
 	}
 	a.run = filepath.Join("/run/berth", id.short())
 	if a.rt, err = container.Open(container.Config{
-		Root: a.dir.Path("containers"), Run: a.run, CgroupParent: "berth-" + id.short(), Init: cfg.Init, Log: log,
+		Root: a.dir.Path("containers"), Run: a.run, CgroupParent: "berth-" + id.short(), Init: cfg.Init, Spare: true, Log: log,
 	}); err != nil {
 		return nil, err
 	}

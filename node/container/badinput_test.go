@@ -76,7 +76,7 @@ func TestBadPrograms(t *testing.T) {
 			b := n.bundle(t, tc.args...)
 			b.Spec.Process.Env = append(b.Spec.Process.Env, tc.env...)
 			n.create(t, b)
-			err := n.Start(testContext(t), b.ID)
+			_, err := n.Start(testContext(t), b.ID)
 			if want := map[int]error{126: container.ErrNotExecutable, 127: container.ErrNoCommand}[tc.exit]; !errors.Is(err, want) {
 				t.Errorf("Start = %v, want %v", err, want)
 			}

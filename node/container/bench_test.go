@@ -12,13 +12,27 @@ import (
 	"berth.internal/node/container"
 )
 
+// newAgent is a node as it is when it has started.
+func newAgent(b *testing.B) *node {
+	n := newNode(b)
+	if err := n.Close(); err != nil {
+		b.Fatal(err)
+	}
+	n.cfg.Spare = true
+	n.open(b)
+	if err := n.Sweep(); err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
 // cycle runs a container from Create to Delete.
 func cycle(b *testing.B, n *node, bundle container.Bundle) {
 	ctx := context.Background()
 	if err := n.Create(ctx, bundle); err != nil {
 		b.Fatal(err)
 	}
-	if err := n.Start(ctx, bundle.ID); err != nil {
+	if _, err := n.Start(ctx, bundle.ID); err != nil {
 		b.Fatal(err)
 	}
 	if s, err := n.Wait(ctx, bundle.ID); err != nil || s.ExitCode != 0 {
@@ -31,7 +45,7 @@ func cycle(b *testing.B, n *node, bundle container.Bundle) {
 
 // BenchmarkRun is a whole life: create, start, wait for /bin/true, delete.
 func BenchmarkRun(b *testing.B) {
-	n := newNode(b)
+	n := newAgent(b)
 	bundle := n.bundle(b, "true")
 	for b.Loop() {
 		cycle(b, n, bundle)
@@ -40,7 +54,7 @@ func BenchmarkRun(b *testing.B) {
 
 // BenchmarkRun4 is the same, four at a time.
 func BenchmarkRun4(b *testing.B) {
-	n := newNode(b)
+	n := newAgent(b)
 	work := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {
@@ -60,14 +74,14 @@ func BenchmarkRun4(b *testing.B) {
 
 // BenchmarkStart is Create and Start only: until the process runs.
 func BenchmarkStart(b *testing.B) {
-	n := newNode(b)
+	n := newAgent(b)
 	bundle := n.bundle(b, "true")
 	ctx := context.Background()
 	for b.Loop() {
 		if err := n.Create(ctx, bundle); err != nil {
 			b.Fatal(err)
 		}
-		if err := n.Start(ctx, bundle.ID); err != nil {
+		if _, err := n.Start(ctx, bundle.ID); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
@@ -84,13 +98,13 @@ func BenchmarkStart(b *testing.B) {
 // BenchmarkExec runs /bin/true in a running container, until its exit code is
 // known.
 func BenchmarkExec(b *testing.B) {
-	n := newNode(b)
+	n := newAgent(b)
 	ctx := context.Background()
 	bundle := n.bundle(b, "sleep", "1000")
 	if err := n.Create(ctx, bundle); err != nil {
 		b.Fatal(err)
 	}
-	if err := n.Start(ctx, bundle.ID); err != nil {
+	if _, err := n.Start(ctx, bundle.ID); err != nil {
 		b.Fatal(err)
 	}
 	proc := *bundle.Spec.Process
@@ -116,7 +130,7 @@ func BenchmarkMemory(b *testing.B) {
 }
 
 func benchmarkMemory(b *testing.B, restarts int) {
-	n := newNode(b)
+	n := newAgent(b)
 	ctx := context.Background()
 	const count = 20
 	for range count {
@@ -127,7 +141,7 @@ func benchmarkMemory(b *testing.B, restarts int) {
 		if err := n.Create(ctx, bundle); err != nil {
 			b.Fatal(err)
 		}
-		if err := n.Start(ctx, bundle.ID); err != nil {
+		if _, err := n.Start(ctx, bundle.ID); err != nil {
 			b.Fatal(err)
 		}
 	}

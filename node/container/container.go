@@ -34,6 +34,9 @@ type Config struct {
 	// Init is the program cmd/berth-init. Nil means this program itself: its main
 	// must then begin with shim.Main (see there).
 	Init []byte
+	// Spare keeps a shim ready for the next container from Sweep on: to start one takes
+	// as long as all else that Create does.
+	Spare bool
 	// Log takes warnings. Nil discards them.
 	Log *slog.Logger
 }

@@ -9,11 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/plan"
 	"berth.internal/node/container/shim"
@@ -120,20 +118,20 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	req.Cgroup = r.groups.group(cgroupAt)
 	grouped := make(chan error, 1)
 	go func() { grouped <- r.groups.make(cgroupAt, limits, rules) }() // while the shim starts
-	c, pid, err := r.spawn(b, bpf, &req, programs)
+	s, err := r.spawn(b, bpf, &req, programs)
 	if gerr := <-grouped; gerr != nil {
-		if c != nil {
-			_ = c.Close() // which ends the shim
+		if s != nil {
+			_ = s.c.Close() // which ends the shim
 		}
 		return errors.Join(gerr, err)
 	}
 	if err != nil {
 		return err
 	}
-	defer closeConn(c)
-	resp, _, err := exchange(ctx, c, shim.Request{Method: shim.MethodCreate, Create: &req}, programs)
+	defer closeConn(s.c)
+	resp, _, err := exchange(ctx, s.c, shim.Request{Method: shim.MethodCreate, Create: &req}, programs)
 	if err != nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it is this process's child, so the number is still its own
+		s.kill()
 		return r.explain(b.ID, err)
 	}
 	for _, w := range resp.State.Warnings {
@@ -196,39 +194,31 @@ func (r *Runtime) explain(id string, err error) error {
 	return fmt.Errorf("the container's shim ended: %w: %s", err, last)
 }
 
-// spawn starts the shim of a container and returns a connection to it. After an
-// error remove undoes what is left.
-func (r *Runtime) spawn(b Bundle, bpf []byte, req *shim.Create, programs []byte) (c *shim.Conn, pid int, err error) {
+// spawn writes down what the container is and gives it a shim. After an error remove
+// undoes what is left.
+func (r *Runtime) spawn(b Bundle, bpf []byte, req *shim.Create, programs []byte) (s *newShim, err error) {
 	if err := os.Mkdir(r.path(b.ID), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, 0, err
-	}
-	if err := os.Remove(r.socket(b.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, err
+		return nil, err
 	}
 	if b.Restart.Policy != RestartNo || b.Engine != "" { // whose config is kept nowhere else
 		if err := shim.WritePlan(r.path(b.ID, shim.PlanFile), *req, programs); err != nil {
-			return nil, 0, fmt.Errorf("write the plan of restarts: %w", err)
+			return nil, fmt.Errorf("write the plan of restarts: %w", err)
 		}
 	}
-	listener, err := shim.Listen(r.socket(b.ID))
-	if err != nil {
-		return nil, 0, err
+	if err := r.writeBundle(b, bpf); err != nil {
+		return nil, err
 	}
-	defer listener.Close()
-	// Connected before the shim is there: if this process dies, the shim finds that
-	// it has nothing to do.
-	if c, err = shim.Dial(r.socket(b.ID)); err != nil {
-		return nil, 0, err
+	if s, err = r.takeShim(); err != nil {
+		return nil, err
 	}
-	pid, err = r.start(b, bpf, listener)
-	if err != nil {
-		return nil, 0, errors.Join(err, c.Close())
+	if err := r.give(s, b.ID); err != nil {
+		return nil, errors.Join(err, s.forget())
 	}
-	return c, pid, nil
+	return s, nil
 }
 
-// start writes the record and starts the process.
-func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err error) {
+// writeBundle writes the record of a new container.
+func (r *Runtime) writeBundle(b Bundle, bpf []byte) error {
 	spec, linux := *b.Spec, *b.Spec.Linux
 	spec.Linux = &linux
 	if linux.Seccomp != nil {
@@ -240,36 +230,9 @@ func (r *Runtime) start(b Bundle, bpf []byte, listener *os.File) (pid int, err e
 		Program: r.program, Terminal: b.Terminal, Init: b.Init, Engine: b.Engine,
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if err := os.WriteFile(r.path(b.ID, bundleFile), data, 0o600); err != nil {
-		return 0, err
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer null.Close()
-	says, err := os.OpenFile(r.path(b.ID, shimLogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	defer says.Close()
-	// The shim inherits the lock: as long as it is held, there is a shim.
-	if err := unix.Flock(int(says.Fd()), unix.LOCK_EX); err != nil {
-		return 0, fmt.Errorf("lock %s: %w", says.Name(), err)
-	}
-	proc, err := os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
-		Dir: "/", Env: shim.Env(), Files: shimFiles(null, says, listener, r.init),
-		Sys: &syscall.SysProcAttr{Setsid: true}, // it shall not share this process's fate
-	})
-	if err != nil {
-		return 0, fmt.Errorf("start shim: %w", err)
-	}
-	r.groups.keepLimits(proc.Pid)
-	// Reaped whenever it ends. That may be long after Close, so nobody can wait.
-	go func() { _, _ = proc.Wait() }()
-	return proc.Pid, nil
+	return os.WriteFile(r.path(b.ID, bundleFile), data, 0o600)
 }
 
 // readRecord reads the record of a container. Errors: ErrNotFound.

@@ -115,7 +115,7 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 	}
 	if kind != 5 { // that one is removed as it was created
 		say("start")
-		if err := r.Start(ctx, b.ID); err != nil && !errors.Is(err, container.ErrNoCommand) && !errors.Is(err, container.ErrStatus) {
+		if _, err := r.Start(ctx, b.ID); err != nil && !errors.Is(err, container.ErrNoCommand) && !errors.Is(err, container.ErrStatus) {
 			return dead(err, "start")
 		}
 		if kind == 0 || kind == 3 {
@@ -237,6 +237,7 @@ func TestEngineCycles(t *testing.T) {
 func cycleWith(t *testing.T, cycles int, seed uint64, engine string) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	n := newNode(t)
+	n.cfg.Spare = true
 	a := cyclerArgs{Config: n.cfg}
 	a.Config.Init = nil
 	for range 3 {

@@ -355,7 +355,7 @@ func TestSameExitCodes(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			b := n.bundle(t, tc.args...)
 			n.create(t, b)
-			_ = n.Start(testContext(t), b.ID) // some fail here
+			_, _ = n.Start(testContext(t), b.ID) // some fail here
 			s, err := n.Wait(testContext(t), b.ID)
 			if err != nil || s.ExitCode != tc.ours {
 				t.Errorf("berth: %+v, %v; want exit code %d", s, err, tc.ours)

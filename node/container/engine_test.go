@@ -53,7 +53,7 @@ func TestEngines(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer streams.Close()
-			if err := n.Start(ctx, b.ID); err != nil {
+			if _, err := n.Start(ctx, b.ID); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := io.WriteString(streams.Stdin, "from stdin\n"); err != nil {
@@ -135,7 +135,7 @@ func TestEngineExec(t *testing.T) {
 			if err := n.Create(ctx, b); err != nil {
 				t.Fatal(err)
 			}
-			if err := n.Start(ctx, b.ID); err != nil {
+			if _, err := n.Start(ctx, b.ID); err != nil {
 				t.Fatal(err)
 			}
 			for want, script := range []string{"echo out; echo err >&2; exit 0", "exit 1", "cat >/dev/null; exit 2"} {
@@ -204,7 +204,7 @@ func TestEngineTerminal(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer streams.Close()
-			if err := n.Start(ctx, b.ID); err != nil {
+			if _, err := n.Start(ctx, b.ID); err != nil {
 				t.Fatal(err)
 			}
 			var said []byte
@@ -285,7 +285,7 @@ func TestEngineFails(t *testing.T) {
 			b.Engine = path
 			err := n.Create(ctx, b)
 			if err == nil {
-				err = n.Start(ctx, b.ID)
+				_, err = n.Start(ctx, b.ID)
 			}
 			if !errors.Is(err, container.ErrNoCommand) {
 				t.Errorf("a container of nothing: %v, want ErrNoCommand", err)

@@ -38,3 +38,27 @@ func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
 
 // NoDevices makes r do what it does where it may not make devices.
 func (r *Runtime) NoDevices() { r.host.NoCaps |= 1 << unix.CAP_MKNOD }
+
+// SpareShim returns the number of the shim that waits for the next container, 0 if
+// there is none.
+func (r *Runtime) SpareShim() int {
+	s := r.takeSpare()
+	if s == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spare = make(chan *newShim, 1)
+	r.spare <- s
+	return s.pid
+}
+
+// SpareEnded returns when the shim of SpareShim has ended.
+func (r *Runtime) SpareEnded() {
+	s := r.takeSpare()
+	<-s.ended
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spare = make(chan *newShim, 1)
+	r.spare <- s
+}

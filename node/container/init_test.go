@@ -83,7 +83,7 @@ func TestInitWithoutCommand(t *testing.T) {
 			b := n.bundle(t, tc.command)
 			b.Init = init
 			n.create(t, b)
-			err := n.Start(testContext(t), b.ID)
+			_, err := n.Start(testContext(t), b.ID)
 			if !errors.Is(err, tc.is) {
 				t.Errorf("init %t: Start of %q = %v, want %v", init, tc.command, err, tc.is)
 			}

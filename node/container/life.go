@@ -106,13 +106,15 @@ func (r *Runtime) stopped(ctx context.Context, id string) error {
 	return fmt.Errorf("%w: it is stopped", ErrStatus)
 }
 
-// Start executes the program of a created container and returns when it runs.
+// Start executes the program of a created container and returns when it runs, with
+// its state then.
 // Errors: ErrNotFound; ErrStatus if it was started before; ErrNoCommand and
 // ErrNotExecutable, after which the container is stopped with exit code 127 or
 // 126.
-func (r *Runtime) Start(ctx context.Context, id string) error {
-	_, err := r.command(ctx, "start", id, shim.Request{Method: shim.MethodStart})
-	return err
+func (r *Runtime) Start(ctx context.Context, id string) (State, error) {
+	defer r.provide()
+	resp, err := r.command(ctx, "start", id, shim.Request{Method: shim.MethodStart})
+	return stateOf(resp.State), err
 }
 
 // Kill sends sig to the container's first process. SIGKILL also lets a paused

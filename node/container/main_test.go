@@ -278,7 +278,7 @@ func (n *node) run(t testing.TB, b container.Bundle) (stdout, stderr string, s c
 	if err := n.Create(ctx, b); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Start(ctx, b.ID); err != nil {
+	if _, err := n.Start(ctx, b.ID); err != nil {
 		t.Fatal(err)
 	}
 	s, err := n.Wait(ctx, b.ID)

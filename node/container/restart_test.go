@@ -153,7 +153,8 @@ func TestRestarting(t *testing.T) {
 		t.Fatalf("State = %+v, %v; want restarting", s, err)
 	}
 	for what, err := range map[string]error{
-		"Start": n.Start(ctx, b.ID), "Kill": n.Kill(ctx, b.ID, syscall.SIGKILL),
+		"Start":  func() error { _, err := n.Start(ctx, b.ID); return err }(),
+		"Kill":   n.Kill(ctx, b.ID, syscall.SIGKILL),
 		"Attach": func() error { _, err := n.Attach(ctx, b.ID, container.AttachOptions{Stdout: true}); return err }(),
 		"Exec":   func() error { _, err := n.Exec(ctx, b.ID, container.ExecSpec{Process: *b.Spec.Process}); return err }(),
 	} {

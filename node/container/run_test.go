@@ -129,7 +129,7 @@ func TestExitCodes(t *testing.T) {
 			if err := n.Create(ctx, b); err != nil {
 				t.Fatal(err)
 			}
-			if err := n.Start(ctx, b.ID); !errors.Is(err, tc.start) {
+			if _, err := n.Start(ctx, b.ID); !errors.Is(err, tc.start) {
 				t.Errorf("Start = %v, want %v", err, tc.start)
 			}
 			s, err := n.Wait(ctx, b.ID)

@@ -39,6 +39,7 @@ type Runtime struct {
 	changing map[string]chan struct{}
 	notes    *notifier // for WatchOOM, once somebody has called it
 	closed   bool
+	spare    chan *newShim // has the shim that is started before there is a container for it, or will; nil: there is none
 }
 
 // Open prepares the directories of cfg and the program of the shims.
@@ -84,10 +85,11 @@ func (r *Runtime) Close() error {
 	notes := r.notes
 	r.notes, r.closed = nil, true
 	r.mu.Unlock()
+	errs := []error{r.dismiss()}
 	if notes != nil {
-		return errors.Join(notes.close(), r.init.Close())
+		errs = append(errs, notes.close())
 	}
-	return r.init.Close()
+	return errors.Join(append(errs, r.init.Close())...)
 }
 
 // initPath is the program of a shim, by the last of its descriptors. The number that

@@ -24,7 +24,7 @@ func (n *node) create(t *testing.T, b container.Bundle) {
 
 func (n *node) start(t *testing.T, id string) {
 	t.Helper()
-	if err := n.Start(testContext(t), id); err != nil {
+	if _, err := n.Start(testContext(t), id); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -256,7 +256,7 @@ func TestStatus(t *testing.T) {
 	if _, err := n.State(ctx, b.ID); !errors.Is(err, container.ErrNotFound) {
 		t.Errorf("State = %v, want ErrNotFound", err)
 	}
-	if err := n.Start(ctx, b.ID); !errors.Is(err, container.ErrNotFound) {
+	if _, err := n.Start(ctx, b.ID); !errors.Is(err, container.ErrNotFound) {
 		t.Errorf("Start = %v, want ErrNotFound", err)
 	}
 	if err := n.Delete(ctx, b.ID); err != nil {
@@ -270,7 +270,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("State = %+v, %v; want created", s, err)
 	}
 	n.start(t, b.ID)
-	if err := n.Start(ctx, b.ID); !errors.Is(err, container.ErrStatus) {
+	if _, err := n.Start(ctx, b.ID); !errors.Is(err, container.ErrStatus) {
 		t.Errorf("Start again = %v, want ErrStatus", err)
 	}
 	if err := n.Delete(ctx, b.ID); !errors.Is(err, container.ErrStatus) {

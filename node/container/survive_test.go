@@ -46,7 +46,7 @@ func agent(args string) int {
 		err = r.Create(context.Background(), a.Bundle)
 	}
 	if err == nil {
-		err = r.Start(context.Background(), a.Bundle.ID)
+		_, err = r.Start(context.Background(), a.Bundle.ID)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -314,6 +314,49 @@ func TestShimKilled(t *testing.T) {
 	}
 }
 
+// TestSpareShim makes containers with the shim that was started before there was one
+// for it, and with another one if that is dead. Nothing is left of a spare one, neither
+// by Close nor by an agent that is killed.
+func TestSpareShim(t *testing.T) {
+	n := newNode(t)
+	n.cfg.Spare = true
+	n.open(t)
+	if err := n.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dead := range []bool{false, true, false} {
+		b := n.bundle(t, "sleep", "1000")
+		spare := n.SpareShim()
+		if dead {
+			if err := syscall.Kill(spare, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			n.SpareEnded()
+		}
+		n.create(t, b)
+		if got := n.shimOf(t, b.ID); spare == 0 || (got == spare) == dead {
+			t.Errorf("the spare shim is %d (dead: %t), that of the container %d", spare, dead, got)
+		}
+		n.start(t, b.ID)
+	}
+	if again := n.SpareShim(); again == 0 {
+		t.Error("after a start there is no spare shim for the next one")
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.Spare = false
+	n.open(t)
+	for _, file := range []string{filepath.Join(n.cfg.Root, ".spare-1"), filepath.Join(n.cfg.Run, ".spare-1.sock")} {
+		if err := os.WriteFile(file, nil, 0o600); err != nil { // as a killed agent leaves them
+			t.Fatal(err)
+		}
+	}
+	if err := n.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestReboot takes away what a reboot takes: processes, cgroups, the run
 // directory.
 func TestReboot(t *testing.T) {
@@ -361,7 +404,7 @@ func TestNothingIsLeft(t *testing.T) {
 			}
 		case 3:
 			n.create(t, missing)
-			if err := n.Start(testContext(t), missing.ID); err == nil {
+			if _, err := n.Start(testContext(t), missing.ID); err == nil {
 				t.Fatal("Start of a missing command: no error")
 			}
 			if _, err := n.Wait(testContext(t), missing.ID); err != nil {

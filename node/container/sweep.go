@@ -12,6 +12,12 @@ import (
 // container: a bundle without its record, a socket, a cgroup without a bundle. Call
 // it when nobody makes or deletes containers yet.
 func (r *Runtime) Sweep() error {
+	err := errors.Join(r.sweepSpares(), r.sweep())
+	r.provide()
+	return err
+}
+
+func (r *Runtime) sweep() error {
 	dirs, err := os.ReadDir(r.cfg.Root)
 	if err != nil {
 		return fmt.Errorf("sweep containers: %w", err)

@@ -63,11 +63,17 @@ func run() error {
 		if strings.HasPrefix(b.ID, "created") {
 			continue
 		}
-		if err := r.Start(context.Background(), b.ID); err != nil {
+		if err := last(r.Start(context.Background(), b.ID)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// last returns the error of a call, whose other results depend on the commit.
+func last(results ...any) error {
+	err, _ := results[len(results)-1].(error)
+	return err
 }
 `
 

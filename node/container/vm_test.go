@@ -65,7 +65,7 @@ func TestAppArmor(t *testing.T) {
 	other.Spec.Process.ApparmorProfile = "no-such-profile"
 	err := n.Create(testContext(t), other)
 	if err == nil {
-		err = n.Start(testContext(t), other.ID)
+		_, err = n.Start(testContext(t), other.ID)
 	}
 	if err == nil || !strings.Contains(err.Error(), "no-such-profile") {
 		t.Errorf("with a profile that is not there: %v", err)

@@ -110,12 +110,9 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	}
 	defer c.begins()()
 	h.connect(ctx, c)
-	if err := h.opts.Runtime.Start(ctx, id); err != nil {
-		return errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))
-	}
-	st, err := h.opts.Runtime.State(ctx, id)
+	st, err := h.opts.Runtime.Start(ctx, id)
 	if err != nil {
-		return err // it runs; the next start of the node finds it
+		return errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))
 	}
 	for _, w := range st.Warnings {
 		h.opts.Log.Warn("container is not all that was asked for", "container", id, "warning", w)

@@ -44,6 +44,7 @@ const (
 	reportWarning = 1 << 31
 	reportReady   = 1 << 30
 	reportParent  = 1 << 29 // from the program that the forking process runs itself
+	reportCgroup  = 1 << 28 // no call failed, but one of Fork.Tasks
 	reportIndex   = 1<<16 - 1
 )
 
@@ -186,8 +187,15 @@ func (m *machine) receive(socket, n, first uintptr) (got, errno uintptr) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (m *machine) tell(first uint32, errno uintptr) {
-	*(*uint32)(unsafe.Pointer(&m.report)) = first + m.tag
+func (m *machine) tell(first uint32, errno uintptr) { m.write(first+m.tag, errno) }
+
+// write writes the words of a report.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (m *machine) write(first uint32, errno uintptr) {
+	*(*uint32)(unsafe.Pointer(&m.report)) = first
 	*(*uint32)(unsafe.Add(unsafe.Pointer(&m.report), 4)) = uint32(errno)
 	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, m.status, uintptr(unsafe.Pointer(&m.report)), uintptr(len(m.report)))
 }
@@ -256,6 +264,9 @@ func ParseReport(b []byte, parent, child *Code) Report {
 	first, errno := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])
 	if first&reportReady != 0 {
 		return Report{Ready: true}
+	}
+	if first&reportCgroup != 0 {
+		return Report{Failure: &Failure{What: "enter the cgroup", Errno: syscall.Errno(errno)}}
 	}
 	c := child
 	if first&reportParent != 0 {

@@ -26,19 +26,46 @@ type Group struct {
 	Freezer string   `json:"freezer,omitempty"` // the one of Dirs with the freezer
 }
 
-// Join moves the process into the version 1 directories. In Unified it is born,
-// unless it was not and is moved there, too.
-func (g Group) Join(pid int, unified bool) error {
-	dirs := g.Dirs
-	if unified && g.Unified != "" {
-		dirs = g.all()
+// Join moves the process into the group. Who forks it itself has it be born in Unified
+// and enter Dirs by Tasks, which is faster.
+func (g Group) Join(pid int) error { return join(pid, g.all()) }
+
+// JoinUnified moves the process into the version 2 directory only.
+func (g Group) JoinUnified(pid int) error {
+	if g.Unified == "" {
+		return nil
 	}
+	return join(pid, []string{g.Unified})
+}
+
+func join(pid int, dirs []string) error {
 	for _, dir := range dirs {
 		if err := Write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
 		}
 	}
 	return nil
+}
+
+// Tasks opens what call.Fork.Tasks wants of the version 1 directories.
+func (g Group) Tasks() (fds []int, err error) {
+	for _, dir := range g.Dirs {
+		name := filepath.Join(dir, "tasks")
+		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			Close(fds)
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+// Close closes what Tasks opened.
+func Close(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
 }
 
 // Write writes to a file of the kernel, without creating or truncating one.

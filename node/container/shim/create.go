@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/call"
+	"berth.internal/node/container/cgroup"
 )
 
 // programs are the two of a plan.
@@ -215,14 +216,11 @@ func (s *shim) fork(streams stdio) (err error) {
 		return err
 	}
 	defer closeAll(own)
-	if s.Cgroup.Unified != "" && !s.killed {
-		dir, err := os.Open(s.Cgroup.Unified)
-		if err != nil {
-			return fmt.Errorf("open cgroup: %w", err)
-		}
-		defer dir.Close()
-		f.Cgroup = int(dir.Fd())
+	leave, err := s.intoCgroup(&f, s.killed)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	pid, pidfd, err := f.Start(s.plan.child)
 	if err != nil {
 		return fmt.Errorf("fork into new namespaces: %w", err)
@@ -247,6 +245,24 @@ func (s *shim) fork(streams stdio) (err error) {
 	return err
 }
 
+// intoCgroup makes the child of f begin in the container's cgroup. killed is shim.killed.
+// The descriptors that it has for that are closed by done, after the fork.
+func (s *shim) intoCgroup(f *call.Fork, killed bool) (done func(), err error) {
+	if f.Tasks, err = s.Cgroup.Tasks(); err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	open := f.Tasks
+	if s.Cgroup.Unified != "" && !killed {
+		f.Cgroup, err = unix.Open(s.Cgroup.Unified, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			cgroup.Close(open)
+			return nil, fmt.Errorf("open cgroup %s: %w", s.Cgroup.Unified, err)
+		}
+		open = append(open, f.Cgroup)
+	}
+	return func() { cgroup.Close(open) }, nil
+}
+
 // abandon ends a first process that was not completed.
 func (s *shim) abandon() {
 	if s.first == 0 {
@@ -267,11 +283,13 @@ func (s *shim) letGo() {
 	}
 }
 
-// equip gives the child what it cannot make itself: cgroups, ids, and the parts
+// equip gives the child what it cannot make itself: ids, and the parts
 // that the first program makes.
 func (s *shim) equip(pid int, streams stdio, status int) error {
-	if err := s.Cgroup.Join(pid, s.killed); err != nil {
-		return err
+	if s.killed {
+		if err := s.Cgroup.JoinUnified(pid); err != nil {
+			return err
+		}
 	}
 	proc := "/proc/" + strconv.Itoa(pid)
 	userns := s.joined.descriptor(unix.CLONE_NEWUSER)

@@ -421,7 +421,7 @@ func (s *shim) forkEngine(streams stdio) (err error) {
 	}
 	s.state.Pid = s.first
 	if s.pidfd, err = unix.PidfdOpen(s.first, 0); err == nil {
-		err = s.Cgroup.Join(s.first, true)
+		err = s.Cgroup.Join(s.first)
 	}
 	if err != nil {
 		s.abandon()
@@ -513,7 +513,7 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 			p.exited <- ws
 		} else {
 			s.execs[p.pid] = p.exited
-			_ = s.Cgroup.Join(p.pid, true) // it is, but for version 2 beside version 1
+			_ = s.Cgroup.Join(p.pid) // it is, but for version 2 beside version 1
 		}
 	}
 	if s.engine.asking == 0 {

@@ -98,26 +98,24 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0), s.given.further()...),
 	}
 	s.mu.Lock()
-	born := s.Cgroup.Unified != "" && !s.killed
+	killed := s.killed
 	s.mu.Unlock()
-	if born {
-		dir, err := os.Open(s.Cgroup.Unified)
-		if err != nil {
-			return p, fmt.Errorf("open cgroup: %w", err)
-		}
-		defer dir.Close()
-		f.Cgroup = int(dir.Fd())
+	leave, err := s.intoCgroup(&f, killed)
+	if err != nil {
+		return p, err
 	}
+	defer leave()
 	var warnings []string
 	var pts *os.File
 	p.pid, p.exited, err = s.begin(e, &f, plan)
 	if err != nil {
 		return p, err
 	}
-	born = f.Cgroup > 0
 	_ = theirSync.Close()
 	s.mu.Lock()
-	err = s.Cgroup.Join(p.pid, !born)
+	if f.Cgroup == 0 { // it was not born there
+		err = s.Cgroup.JoinUnified(p.pid)
+	}
 	s.adjustOOM("/proc/"+strconv.Itoa(p.pid), e.OOM)
 	if e.Master != 0 && err == nil {
 		pts, err = s.terminals()
@@ -132,8 +130,10 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 		p.terminal, err = equipExec(e, plan, regs, ourSync, theirStatus)
 	}
 	_ = theirStatus.Close()
-	if err == nil {
-		_, err = readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) })
+	if err == nil || errors.Is(err, unix.EPIPE) { // the child has ended before, and said why
+		if _, rerr := readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) }); rerr != nil {
+			err = rerr
+		}
 	}
 	if err != nil {
 		_ = ourSync.Close() // which ends the child, if it still waits
