@@ -15,24 +15,6 @@ func (r *Runtime) WithoutUnified() {
 	delete(r.groups.v1, "")
 }
 
-// Watches returns how many calls of WatchOOM look for kills.
-func (r *Runtime) Watches() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.notes == nil {
-		return 0
-	}
-	r.notes.mu.Lock()
-	defer r.notes.mu.Unlock()
-	all := map[*watch]bool{}
-	for _, list := range r.notes.watches {
-		for _, w := range list {
-			all[w] = true
-		}
-	}
-	return len(all)
-}
-
 // Kernel returns the version of the kernel.
 func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
 

@@ -17,56 +17,76 @@ import (
 	"berth.internal/node/container/shim"
 )
 
-// WatchOOM calls killed whenever the kernel killed processes of the container because
-// a memory limit was reached, and returns when the container has stopped. Several at
-// once may be one call. Call it before Start to miss none. Errors: ErrNotFound; that
-// of ctx; os.ErrClosed after Close.
-func (r *Runtime) WatchOOM(ctx context.Context, id string, killed func()) error {
-	if err := r.watchOOM(ctx, id, killed); err != nil {
-		return fmt.Errorf("watch memory of container %s: %w", id, err)
-	}
-	return nil
+// OOMWatch waits for the kernel to kill processes of a container because a memory
+// limit was reached.
+type OOMWatch struct {
+	id     string
+	bundle string
+	group  cgroup.Group
+	count  int // of kills that were told, or came before
+	n      *notifier
+	w      *watch
+	stop   func()
 }
 
-func (r *Runtime) watchOOM(ctx context.Context, id string, killed func()) error {
+// WatchOOM begins to watch a container: before Start, to miss nothing. Who has the
+// watch must call Wait. Errors: ErrNotFound; os.ErrClosed after Close.
+func (r *Runtime) WatchOOM(id string) (*OOMWatch, error) {
+	o, err := r.watchOOM(id)
+	if err != nil {
+		return nil, fmt.Errorf("watch memory of container %s: %w", id, err)
+	}
+	return o, nil
+}
+
+func (r *Runtime) watchOOM(id string) (*OOMWatch, error) {
 	there, err := r.exists(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !there {
-		return ErrNotFound
+		return nil, ErrNotFound
 	}
-	group := r.group(id)
-	count := group.OOMKills()
 	n, err := r.notifications()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	w := n.add()
-	defer n.remove(w)
-	stop, err := n.memory(w, r.path(id), group)
-	if err != nil {
-		return err
+	o := &OOMWatch{id: id, bundle: r.path(id), group: r.group(id), n: n, w: n.add()}
+	o.count = o.group.OOMKills()
+	if o.stop, err = n.memory(o.w, o.bundle, o.group); err != nil {
+		n.remove(o.w)
+		return nil, err
 	}
-	defer stop()
+	return o, nil
+}
+
+// Wait calls killed whenever the kernel has killed since WatchOOM, and returns when
+// the container has stopped. Several kills at once may be one call. Call Wait once: at
+// its end the watch is over. Errors: that of ctx; os.ErrClosed after Close.
+func (o *OOMWatch) Wait(ctx context.Context, killed func()) error {
+	defer o.n.remove(o.w)
+	defer o.stop()
 	for {
 		// Whoever looks after the end misses nothing.
-		_, exit := os.Lstat(r.path(id, shim.ExitFile))
-		_, bundle := os.Lstat(r.path(id, bundleFile))
-		if n := group.OOMKills(); n > count {
-			count = n
+		_, exit := os.Lstat(filepath.Join(o.bundle, shim.ExitFile))
+		_, bundle := os.Lstat(filepath.Join(o.bundle, bundleFile))
+		if n := o.group.OOMKills(); n > o.count {
+			o.count = n
 			killed()
 		}
 		if exit == nil || errors.Is(bundle, fs.ErrNotExist) {
 			return nil
 		}
+		var err error
 		select {
-		case <-w.look:
-		case <-n.closed:
-			return os.ErrClosed
+		case <-o.w.look:
+			continue
+		case <-o.n.closed:
+			err = os.ErrClosed
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
 		}
+		return fmt.Errorf("watch memory of container %s: %w", o.id, err)
 	}
 }
 

@@ -25,17 +25,22 @@ func (n *node) hungry(t *testing.T, script string) container.Bundle {
 	return b
 }
 
-// watched is a call of WatchOOM.
+// watched is a watch that somebody waits for.
 type watched struct {
 	kills atomic.Int32
 	saw   chan struct{}
 	ended chan error
 }
 
-func (n *node) watch(ctx context.Context, id string) *watched {
+func (n *node) watch(ctx context.Context, t *testing.T, id string) *watched {
+	t.Helper()
+	o, err := n.WatchOOM(id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &watched{saw: make(chan struct{}, 100), ended: make(chan error, 1)}
 	go func() {
-		w.ended <- n.WatchOOM(ctx, id, func() {
+		w.ended <- o.Wait(ctx, func() {
 			w.kills.Add(1)
 			w.saw <- struct{}{}
 		})
@@ -53,9 +58,7 @@ func TestOutOfMemory(t *testing.T) {
 	quiet := n.bundle(t, "sleep", "1000")
 	n.create(t, quiet)
 	n.start(t, quiet.ID)
-	first, second, other := n.watch(testContext(t), b.ID), n.watch(testContext(t), b.ID), n.watch(testContext(t), quiet.ID)
-	// Both are there before it begins: otherwise there would be nothing to see.
-	n.awaitWatches(t, 3)
+	first, second, other := n.watch(testContext(t), t, b.ID), n.watch(testContext(t), t, b.ID), n.watch(testContext(t), t, quiet.ID)
 	s := n.attach(t, b.ID, container.AttachOptions{Stdin: true})
 	n.start(t, b.ID)
 	for i := range 2 {
@@ -63,7 +66,7 @@ func TestOutOfMemory(t *testing.T) {
 			select {
 			case <-w.saw:
 			case err := <-w.ended:
-				t.Fatalf("WatchOOM = %v before kill %d", err, i)
+				t.Fatalf("Wait = %v before kill %d", err, i)
 			case <-time.After(20 * time.Second):
 				t.Fatalf("nobody was told of kill %d", i)
 			}
@@ -81,7 +84,7 @@ func TestOutOfMemory(t *testing.T) {
 	}
 	for _, w := range []*watched{first, second} {
 		if err := <-w.ended; err != nil {
-			t.Errorf("WatchOOM = %v", err)
+			t.Errorf("Wait for kills = %v", err)
 		}
 		if kills := w.kills.Load(); kills < 3 {
 			t.Errorf("%d kills, want 3", kills)
@@ -94,55 +97,64 @@ func TestOutOfMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-other.ended; err != nil {
-		t.Errorf("WatchOOM of a container that was killed = %v", err)
+		t.Errorf("Wait for kills of a container that was killed = %v", err)
 	}
 }
 
-// awaitWatches returns when so many calls of WatchOOM are under way.
-func (n *node) awaitWatches(t *testing.T, count int) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); n.Watches() < count; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d calls of WatchOOM are under way, want %d", n.Watches(), count)
-		}
+// TestOutOfMemoryBeforeWait: who waits is told of what happened since WatchOOM.
+func TestOutOfMemoryBeforeWait(t *testing.T) {
+	n := newNode(t)
+	b := n.hungry(t, "exec "+full)
+	n.create(t, b)
+	o, err := n.WatchOOM(b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, b.ID)
+	if _, err := n.Runtime.Wait(testContext(t), b.ID); err != nil {
+		t.Fatal(err)
+	}
+	kills := 0
+	if err := o.Wait(testContext(t), func() { kills++ }); err != nil || kills != 1 {
+		t.Errorf("%d kills, %v; want 1", kills, err)
 	}
 }
 
-// TestWatchEnds ends calls of WatchOOM in each way, and counts descriptors.
+// TestWatchEnds ends watches in each way, and counts descriptors.
 func TestWatchEnds(t *testing.T) {
 	n := newNode(t)
-	if err := n.WatchOOM(testContext(t), "none", nil); !errors.Is(err, container.ErrNotFound) {
+	if _, err := n.WatchOOM("none"); !errors.Is(err, container.ErrNotFound) {
 		t.Errorf("WatchOOM of no container = %v", err)
 	}
 	b := n.bundle(t, "sleep", "1000")
 	n.create(t, b)
 	before := open(t)
 	ctx, cancel := context.WithCancel(testContext(t))
-	w := n.watch(ctx, b.ID)
-	n.awaitWatches(t, 1)
+	w := n.watch(ctx, t, b.ID)
 	cancel()
 	if err := <-w.ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("WatchOOM with a context that ended = %v", err)
+		t.Errorf("Wait with a context that ended = %v", err)
 	}
-	w = n.watch(testContext(t), b.ID)
-	n.awaitWatches(t, 1)
+	w = n.watch(testContext(t), t, b.ID)
 	if err := n.Delete(testContext(t), b.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-w.ended; err != nil {
-		t.Errorf("WatchOOM of a container that was deleted = %v", err)
+		t.Errorf("Wait for kills of a container that was deleted = %v", err)
 	}
 	if after := open(t); after > before+1 { // the one for all
 		t.Errorf("%d descriptors are open, %d before", after, before)
 	}
 	b = n.bundle(t, "sleep", "1000")
 	n.create(t, b)
-	w = n.watch(testContext(t), b.ID)
-	n.awaitWatches(t, 1)
+	w = n.watch(testContext(t), t, b.ID)
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-w.ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Wait after Close = %v", err)
+	}
+	if _, err := n.WatchOOM(b.ID); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("WatchOOM after Close = %v", err)
 	}
 	if after := open(t); after >= before {

@@ -132,6 +132,7 @@ type ctr struct {
 	revival  chan struct{} // closed by who gives up; nil: the node is not about to begin it again
 	delay    time.Duration // last one before the node began it again
 	health   *health       // nil: it does not run, or there is nothing to ask
+	watched  bool          // by watchMemory, since the last start
 	oomTold  bool          // that memory ran out in this run
 	begun    chan struct{} // closed when the last start is over; nil: there was none
 	gone     chan struct{}

@@ -109,6 +109,7 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 		return h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
 	}
 	defer c.begins()()
+	h.watchMemory(c)
 	h.connect(ctx, c)
 	st, err := h.opts.Runtime.Start(ctx, id)
 	if err != nil {
@@ -121,7 +122,6 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	c.revival = nil
 	c.mu.Unlock()
 	h.began(c, st)
-	h.watchMemory(c)
 	h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1), true) })
 	return nil
 }

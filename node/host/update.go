@@ -48,7 +48,10 @@ func (h *Host) Update(ctx context.Context, ref string, change func(*Spec) error)
 	if err := c.save(rec); err != nil {
 		return err
 	}
-	if old.Spec.Resources.Memory == 0 && state.Alive() {
+	c.mu.Lock()
+	watched := c.watched
+	c.mu.Unlock()
+	if !watched && state.Alive() {
 		h.watchMemory(c) // if there is a limit now
 	}
 	if policy != old.Spec.Restart {

@@ -206,22 +206,40 @@ func (h *Host) stopped(ctx context.Context, c *ctr, st container.State) {
 	}
 }
 
-// watchMemory tells whenever the kernel kills for the container's memory limit,
-// until it has stopped.
+// watchMemory tells whenever the kernel kills for the container's memory limit from
+// now on, until it has stopped; nothing before it has begun.
 func (h *Host) watchMemory(c *ctr) {
-	if rec, _ := c.now(); rec.Spec.Resources.Memory == 0 {
+	rec, _ := c.now()
+	limited := rec.Spec.Resources.Memory != 0
+	c.mu.Lock()
+	begun := c.begun
+	c.watched = limited
+	c.mu.Unlock()
+	if !limited {
+		return
+	}
+	failed := func(err error) {
+		h.opts.Log.Warn("container is not watched for the end of its memory", "container", c.rec.ID, "error", err)
+	}
+	watch, err := h.opts.Runtime.WatchOOM(c.rec.ID)
+	if err != nil {
+		if !errors.Is(err, container.ErrNotFound) {
+			failed(err)
+		}
 		return
 	}
 	h.begin(func(ctx context.Context) {
-		err := h.opts.Runtime.WatchOOM(ctx, c.rec.ID, func() {
+		if begun != nil {
+			<-begun
+		}
+		err := watch.Wait(ctx, func() {
 			c.mu.Lock()
 			c.oomTold = true
 			c.mu.Unlock()
 			h.tell(c, "oom")
 		})
-		fine := err == nil || ctx.Err() != nil || errors.Is(err, container.ErrNotFound) || errors.Is(err, container.ErrUnsupported)
-		if !fine {
-			h.opts.Log.Warn("container is not watched for the end of its memory", "container", c.rec.ID, "error", err)
+		if err != nil && ctx.Err() == nil {
+			failed(err)
 		}
 	})
 }
