@@ -15,6 +15,9 @@ func (r *Runtime) WithoutUnified() {
 	delete(r.groups.v1, "")
 }
 
+// Reaped returns when all shims that r began are gone.
+func (r *Runtime) Reaped() { r.shims.Wait() }
+
 // Kernel returns the version of the kernel.
 func (r *Runtime) Kernel() [2]int { return r.host.Kernel }
 

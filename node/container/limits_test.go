@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
@@ -426,20 +427,53 @@ func TestUpdateOfNone(t *testing.T) {
 	}
 }
 
+// pressure returns a function that returns when the container has waited for a
+// processor, and then every two seconds at most.
+func (n *node) pressure(t *testing.T, id string) (await func()) {
+	t.Helper()
+	path := filepath.Join(n.cfg.CgroupParent, id, "cpu.pressure")
+	file := filepath.Join("/sys/fs/cgroup/unified", path)
+	if only2() {
+		file = filepath.Join("/sys/fs/cgroup", path)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if _, err := f.WriteString("some 1000 2000000"); err != nil { // microseconds, of so many
+		t.Fatalf("ask to be told of pressure: %v", err)
+	}
+	told := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
+	end := time.Now().Add(20 * time.Second)
+	return func() {
+		t.Helper()
+		_, err := unix.Poll(told, max(0, int(time.Until(end).Milliseconds())))
+		for errors.Is(err, unix.EINTR) {
+			_, err = unix.Poll(told, max(0, int(time.Until(end).Milliseconds())))
+		}
+		if err != nil || told[0].Revents != unix.POLLPRI {
+			t.Fatalf("no pressure within 20 s: %v, events %#x", err, told[0].Revents)
+		}
+	}
+}
+
 // TestStats reads what a container has used.
 func TestStats(t *testing.T) {
 	n := newNode(t)
-	b := n.bundle(t, "sh", "-c", "head -c 1000000 /dev/zero >/dev/shm/x; sleep 1000 & while :; do :; done")
+	b := n.bundle(t, "sh", "-c", "head -c 1000000 /dev/zero >/dev/shm/x; sleep 1000 & echo up; while :; do :; done")
 	limit := int64(128 << 20)
 	b.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
 	b.Spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(2000)), Period: new(uint64(10000))}
 	b.Spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(11))}
 	n.create(t, b)
 	n.start(t, b.ID)
+	waitLog(t, b.Log.Path, "up")
 	var s container.Stats
-	var err error
-	// The kernel adds up pressure every two seconds.
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && (s.Memory < 1000000 || s.Throttled == 0 || s.Pids != 2 || s.Pressure["cpu"].Some.Total == 0); time.Sleep(time.Millisecond) {
+	// The kernel may say that there is pressure before it adds up what it shows.
+	for await := n.pressure(t, b.ID); s.Pressure["cpu"].Some.Total == 0; {
+		await()
+		var err error
 		if s, err = n.Stats(testContext(t), b.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +79,11 @@ type node struct {
 	dir    string
 	lower  string
 	nextID int
+
+	before []*container.Runtime // which were open before this one
+
+	mu       sync.Mutex
+	executed []*container.Exec
 }
 
 // firstID is where the users of the tests' containers begin on the machine.
@@ -115,13 +121,14 @@ func newNode(t testing.TB) *node {
 	}
 	t.Cleanup(func() {
 		n.clean(t)
-		// The network poller opens some once; that of a shim's process is closed when it
-		// is reaped.
-		after := open(t)
-		for deadline := time.Now().Add(10 * time.Second); after > descriptors+2 && time.Now().Before(deadline); after = open(t) {
-			time.Sleep(time.Millisecond)
+		for _, e := range n.executed {
+			_ = e.Close() // it may be closed already
 		}
-		if after > descriptors+2 {
+		for _, r := range append(n.before, n.Runtime) {
+			r.Reaped()
+		}
+		// The network poller opens some once.
+		if after := open(t); after > descriptors+2 {
 			t.Errorf("%d descriptors are open, %d before", after, descriptors)
 		}
 	})
@@ -135,7 +142,21 @@ func (n *node) open(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n.Runtime != nil {
+		n.before = append(n.before, n.Runtime)
+	}
 	n.Runtime = r
+}
+
+// Exec is the runtime's. What the test does not close is closed at its end.
+func (n *node) Exec(ctx context.Context, id string, spec container.ExecSpec) (*container.Exec, error) {
+	e, err := n.Runtime.Exec(ctx, id, spec)
+	if err == nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.executed = append(n.executed, e)
+	}
+	return e, err
 }
 
 // clean removes all containers and then looks for what they left behind.
@@ -162,24 +183,11 @@ func (n *node) clean(t testing.TB) {
 	if err := n.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	for _, what := range n.left(t) {
+	for _, what := range n.traces(t) {
 		t.Errorf("left behind: %s", what)
 	}
 	if err := os.RemoveAll(n.dir); err != nil {
 		t.Error(err)
-	}
-}
-
-// left returns what there still is of the node's containers when everything was
-// removed. A process whose shim was killed is reaped by the machine's init, which
-// takes its time.
-func (n *node) left(t testing.TB) []string {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		left := n.traces(t)
-		if len(left) == 0 || time.Now().After(deadline) {
-			return left
-		}
 	}
 }
 

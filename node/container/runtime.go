@@ -31,6 +31,8 @@ type Runtime struct {
 	host    plan.Host
 	filters filters
 
+	shims sync.WaitGroup // those that this process has begun and will reap
+
 	plans sync.Mutex // held while a plan is written for a container that has none
 
 	mu   sync.Mutex

@@ -70,11 +70,11 @@ func (r *Runtime) begin() (_ *newShim, err error) {
 	}
 	s.pid = proc.Pid
 	r.groups.keepLimits(s.pid)
-	// Reaped whenever it ends. That may be long after Close, so nobody can wait.
-	go func() {
+	// Reaped whenever it ends. That may be long after Close, which does not wait.
+	r.shims.Go(func() {
 		_, _ = proc.Wait()
 		close(s.ended)
-	}()
+	})
 	return s, nil
 }
 

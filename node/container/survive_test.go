@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
@@ -90,13 +91,28 @@ func (n *node) startAgent(t *testing.T, b container.Bundle) *exec.Cmd {
 // waitLog returns when the log has the line.
 func waitLog(t *testing.T, path, line string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if out, _ := readLog(t, path); strings.Contains("\n"+out, "\n"+line+"\n") {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grows := os.NewFile(uintptr(fd), "inotify")
+	defer grows.Close()
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY); err != nil {
+		t.Fatalf("watch %s: %v", path, err)
+	}
+	if err := grows.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	events := make([]byte, 4096)
+	for {
+		out, _ := readLog(t, path)
+		if strings.Contains("\n"+out, "\n"+line+"\n") {
 			return
 		}
+		if _, err := grows.Read(events); err != nil {
+			t.Fatalf("the log has no line %q: %v:\n%s", line, err, out)
+		}
 	}
-	out, _ := readLog(t, path)
-	t.Fatalf("the log has no line %q:\n%s", line, out)
 }
 
 // TestAgentKilled kills the agent with its process group. The container and its

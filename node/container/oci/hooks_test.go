@@ -23,7 +23,7 @@ func hook(name, path, log string) specs.Hook {
 
 // TestHooks runs one of each kind, and sees where and when.
 func TestHooks(t *testing.T) {
-	r := newRuntime(t, "sh", "-c", "echo program >> /log; exec sleep 1000")
+	r := newRuntime(t, "sh", "-c", "echo program >> /log; echo logged; exec sleep 1000")
 	inside := filepath.Join(r.bundle, "rootfs/log") // the container's /log
 	r.spec.Annotations = map[string]string{"a": "b"}
 	r.spec.Hooks = &specs.Hooks{
@@ -41,7 +41,12 @@ func TestHooks(t *testing.T) {
 		}
 		return lines(string(b))
 	}
-	r.create(t, "c1")
+	o, _ := r.options(t, "c1")
+	stdio, out := piped(t)
+	o.Stdio = stdio
+	if err := r.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
 	pid := r.state(t, "c1").Pid
 	// The program and poststart may come in either order: the program runs when the hook
 	// begins, not more.
@@ -62,7 +67,7 @@ func TestHooks(t *testing.T) {
 		t.Errorf("after create:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(created, "\n"))
 	}
 	r.start(t, "c1")
-	eventually(t, "the program", func() bool { return slices.Contains(read(), "program") })
+	wantLine(t, out, "logged")
 	got := slices.DeleteFunc(read(), func(l string) bool { return l == "program" })
 	started := append(created, want("startContainer", "/", "created", 1), want("poststart", r.bundle, "running", pid))
 	if !slices.Equal(got, started) {

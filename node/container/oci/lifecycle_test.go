@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -23,8 +22,9 @@ import (
 // TestLifecycle takes a container through its life as an engine does.
 func TestLifecycle(t *testing.T) {
 	r := newRuntime(t, "sh", "-c", "echo $0 $$; exec sleep 1000", "said")
-	o, out := r.options(t, "c1")
-	o.PidFile = filepath.Join(t.TempDir(), "pid")
+	o, _ := r.options(t, "c1")
+	stdio, out := piped(t)
+	o.Stdio, o.PidFile = stdio, filepath.Join(t.TempDir(), "pid")
 	if err := r.Create(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -33,12 +33,13 @@ func TestLifecycle(t *testing.T) {
 	if b, err := os.ReadFile(o.PidFile); err != nil || string(b) != strconv.Itoa(pid) {
 		t.Errorf("the pid file has %q, %v, want %d", b, err, pid)
 	}
-	if said := content(t, out); said != "" {
-		t.Errorf("before start it said %q", said)
+	if _, err := stdio[1].WriteString("not begun\n"); err != nil {
+		t.Fatal(err)
 	}
 	r.start(t, "c1")
 	r.wantStatus(t, "c1", oci.StatusRunning)
-	eventually(t, "output", func() bool { return content(t, out) == "said 1\n" })
+	wantLine(t, out, "not begun") // it says nothing before
+	wantLine(t, out, "said 1")
 	if pids, err := r.Pids("c1"); err != nil || !slices.Equal(pids, []int{pid}) {
 		t.Errorf("Pids = %v, %v, want %d", pids, err, pid)
 	}
@@ -309,11 +310,11 @@ func TestExec(t *testing.T) {
 		}
 	}
 	signals := make(chan os.Signal, 1)
-	stdio, out = streams(t)
+	stdio, said := piped(t)
 	p.Args = []string{"sh", "-c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.01; done"}
 	go func() {
-		for b := []byte(nil); !strings.Contains(string(b), "ready"); b, _ = os.ReadFile(out.Name()) {
-			time.Sleep(time.Millisecond)
+		if line, err := said.ReadString('\n'); line != "ready\n" {
+			t.Errorf("it said %q, %v", line, err)
 		}
 		signals <- unix.SIGTERM
 	}()

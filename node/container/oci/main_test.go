@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -185,6 +186,33 @@ func streams(t *testing.T) (stdio [3]*os.File, out *os.File) {
 	return [3]*os.File{null, out, out}, out
 }
 
+// piped returns standard streams: nothing to read, and what is written can be read
+// by lines at once.
+func piped(t *testing.T) (stdio [3]*os.File, out *bufio.Reader) {
+	t.Helper()
+	stdio, _ = streams(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.Close()
+		_ = w.Close()
+	})
+	if err := r.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return [3]*os.File{stdio[0], w, w}, bufio.NewReader(r)
+}
+
+// wantLine waits for the next line of out.
+func wantLine(t *testing.T, out *bufio.Reader, want string) {
+	t.Helper()
+	if line, err := out.ReadString('\n'); line != want+"\n" {
+		t.Fatalf("the next line is %q, %v; want %q", line, err, want)
+	}
+}
+
 func (r *runtime) create(t *testing.T, id string) *os.File {
 	t.Helper()
 	o, out := r.options(t, id)
@@ -233,17 +261,6 @@ func content(t *testing.T, f *os.File) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// eventually waits for something that another process does.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func lines(s string) []string { return strings.Split(strings.TrimSuffix(s, "\n"), "\n") }
