@@ -2,6 +2,7 @@ package container
 
 import (
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -45,11 +46,12 @@ func DefaultSpec() *specs.Spec {
 }
 
 // thermalPaths are files by which processes on one core tell each other things
-// (GHSA-6fw5-f8r9-fgfm).
-func thermalPaths() []string {
+// (GHSA-6fw5-f8r9-fgfm). There is a directory to read for each processor, so they are
+// looked for once, as by Docker.
+var thermalPaths = sync.OnceValue(func() []string {
 	paths, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // the pattern is well-formed
 	return paths
-}
+})
 
 // DefaultCapabilities returns those that Docker gives to a container.
 func DefaultCapabilities() []string {

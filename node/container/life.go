@@ -320,7 +320,15 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 // about to end. All of it is tried.
 func (r *Runtime) remove(id string) error {
 	group := r.group(id)
-	errs := []error{group.Kill(killLimit), r.awaitShim(id), group.Remove(killLimit)}
+	var errs []error
+	left := group.Remove(0) != nil // usually nobody is in it any more, and need not be looked for
+	if left {
+		errs = append(errs, group.Kill(killLimit))
+	}
+	errs = append(errs, r.awaitShim(id))
+	if left {
+		errs = append(errs, group.Remove(killLimit))
+	}
 	names := []string{
 		r.socket(id), r.path(id, shim.ExitFile), r.path(id, shim.LastFile), r.path(id, shim.PlanFile),
 		r.path(id, shim.PlanFile+".new"), r.path(id, shimLogFile), r.path(id, cgroupFile),
