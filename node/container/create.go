@@ -101,10 +101,6 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 			return err
 		}
 	}
-	req, programs, err := r.request(b, bpf, cgroupAt)
-	if err != nil {
-		return err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.remove(b.ID))
@@ -115,10 +111,14 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 			return err
 		}
 	}
-	req.Cgroup = r.groups.group(cgroupAt)
 	grouped := make(chan error, 1)
-	go func() { grouped <- r.groups.make(cgroupAt, limits, rules) }() // while the shim starts
-	s, err := r.spawn(b, bpf, &req, programs)
+	go func() { grouped <- r.groups.make(cgroupAt, limits, rules) }() // while the rest is made
+	req, programs, err := r.request(b, bpf, cgroupAt)
+	var s *newShim
+	if err == nil {
+		req.Cgroup = r.groups.group(cgroupAt)
+		s, err = r.spawn(b, bpf, &req, programs)
+	}
 	if gerr := <-grouped; gerr != nil {
 		if s != nil {
 			_ = s.c.Close() // which ends the shim

@@ -171,6 +171,7 @@ func (r *Runtime) dismiss() error {
 		return nil
 	}
 	err := s.forget()
+	s.kill() // it ends anyway, but may be stopped
 	<-s.ended
 	return err
 }
