@@ -131,7 +131,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	defer closeConn(s.c)
 	resp, _, err := exchange(ctx, s.c, shim.Request{Method: shim.MethodCreate, Create: &req}, programs)
 	if err != nil {
-		s.kill()
+		_ = s.proc.Kill()
 		return r.explain(b.ID, err)
 	}
 	for _, w := range resp.State.Warnings {

@@ -35,7 +35,7 @@ func (r *Runtime) SpareShim() int {
 	defer r.mu.Unlock()
 	r.spare = make(chan *newShim, 1)
 	r.spare <- s
-	return s.pid
+	return s.proc.Pid
 }
 
 // SpareEnded returns when the shim of SpareShim has ended.

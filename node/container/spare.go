@@ -18,7 +18,7 @@ import (
 // newShim is a shim that has no container yet. It ends when c is closed.
 type newShim struct {
 	c     *shim.Conn
-	pid   int
+	proc  *os.Process
 	ended chan struct{} // closed once it has been waited for
 	log   string        // its files, which move to their places when it gets a container
 	sock  string
@@ -61,30 +61,20 @@ func (r *Runtime) begin() (_ *newShim, err error) {
 	if err := unix.Flock(int(says.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", says.Name(), err)
 	}
-	proc, err := os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
+	s.proc, err = os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
 		Dir: "/", Env: shim.Env(), Files: shimFiles(null, says, listener, r.init),
 		Sys: &syscall.SysProcAttr{Setsid: true}, // it shall not share this process's fate
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.pid = proc.Pid
-	r.groups.keepLimits(s.pid)
+	r.groups.keepLimits(s.proc.Pid)
 	// Reaped whenever it ends. That may be long after Close, which does not wait.
 	r.shims.Go(func() {
-		_, _ = proc.Wait()
+		_, _ = s.proc.Wait()
 		close(s.ended)
 	})
 	return s, nil
-}
-
-// kill ends the shim at once.
-func (s *newShim) kill() {
-	select {
-	case <-s.ended: // the number may be somebody else's by now
-	default:
-		_ = syscall.Kill(s.pid, syscall.SIGKILL)
-	}
 }
 
 // give puts the shim's files to where those of the container are.
@@ -171,7 +161,7 @@ func (r *Runtime) dismiss() error {
 		return nil
 	}
 	err := s.forget()
-	s.kill() // it ends anyway, but may be stopped
+	_ = s.proc.Kill() // it ends anyway, but may be stopped
 	<-s.ended
 	return err
 }
