@@ -177,7 +177,7 @@ func requestOf(p *plan.Create) (shim.Create, []byte) {
 	return shim.Create{
 		Flags: p.Flags, UIDMap: p.UIDMap, GIDMap: p.GIDMap, NetNS: p.NetNS, Join: joins(p.Join), ProcDir: p.Proc, Users: users(p.Users), OOM: p.OOM, Send: p.Send, Null: p.Null,
 		Prepare: len(prepare), Devpts: p.Devpts, Master: p.Master, Peer: p.Peer,
-	}, append(prepare, p.Child.Encode()...)
+	}, p.Child.Append(prepare)
 }
 
 // explain adds to an error of a shim that is gone what it said last.

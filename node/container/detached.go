@@ -194,7 +194,7 @@ func (f *Front) Exec(ctx context.Context, in Inside) (*Forked, error) {
 		OOM: p.OOM, Enter: p.Enter, Send: p.Send, Master: p.Master, Prepare: len(prepare), Once: &shim.Once{Cgroup: in.Cgroup, Leave: in.Leave},
 	}}
 	files := append(append(in.Stdio[:], in.Init), in.Files...)
-	resp, given, err := exchange(ctx, h.c, req, append(prepare, p.Child.Encode()...), files...)
+	resp, given, err := exchange(ctx, h.c, req, p.Child.Append(prepare), files...)
 	if want := map[bool]int{false: 1, true: 2}[in.Terminal != nil]; err == nil && len(given) != want {
 		err = errors.New("no descriptor of the process, or of its terminal, came")
 	}

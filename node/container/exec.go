@@ -201,7 +201,7 @@ func (r *Runtime) execRequest(rec *record, spec ExecSpec) (shim.Request, []byte,
 	return shim.Request{Method: method, Exec: &shim.Exec{
 		Attach: shim.Attach{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr},
 		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
-	}}, append(prepare, ep.Child.Encode()...), nil
+	}}, ep.Child.Append(prepare), nil
 }
 
 // Wait returns the exit code, 128 + n if signal n ended it. The process goes on

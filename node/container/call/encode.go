@@ -1,14 +1,20 @@
 package call
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Version is that of the encoding. It changes when an older Load would
 // misunderstand what a newer Encode writes.
 const Version = 1
 
 // Encode returns the program in the form that Load reads.
-func (p *Program) Encode() []byte {
-	b := []byte{Version}
+func (p *Program) Encode() []byte { return p.Append(nil) }
+
+// Append appends the program in the form that Load reads to b.
+func (p *Program) Append(b []byte) []byte {
+	b = append(slices.Grow(b, 50*len(p.ops)), Version) // what most need
 	b = binary.AppendUvarint(b, uint64(p.regs))
 	b = binary.AppendUvarint(b, uint64(len(p.lists)))
 	for _, list := range p.lists {

@@ -130,7 +130,7 @@ func message(v any, blob []byte) ([]byte, error) {
 	if len(body) > MaxMessage || len(blob) > MaxBlob {
 		return nil, fmt.Errorf("message of %d + %d bytes is too long", len(body), len(blob))
 	}
-	msg := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	msg := binary.BigEndian.AppendUint32(make([]byte, 0, 8+len(body)+len(blob)), uint32(len(body)))
 	msg = binary.BigEndian.AppendUint32(msg, uint32(len(blob)))
 	return append(append(msg, body...), blob...), nil
 }
