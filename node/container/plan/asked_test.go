@@ -286,6 +286,9 @@ func TestMounts(t *testing.T) {
 		{name: "shared", set: func(in *plan.Input) {
 			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, Options: []string{"rbind", "shared"}})
 		}, shim: []string{`open_tree(-100, "/node/x", 0x88001)`, `, "", 0x1000, {00000000000000000000000000000000000010000000000000`}},
+		{name: "access times as a whole", set: func(in *plan.Input) {
+			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, Options: []string{"rbind", "noatime", "nosuid", "rstrictatime"}})
+		}, shim: []string{`open_tree(-100, "/node/x", 0x88001)`, `, "", 0x9000, {20000000000000007000000000000000`, `, "", 0x1000, {02000000000000000000000000000000`}},
 		{name: "ids of two mounts", set: func(in *plan.Input) {
 			mounts(in, specs.Mount{Destination: "/x", Type: "bind", Source: bind, UIDMappings: ids, GIDMappings: ids},
 				specs.Mount{Destination: "/y", Type: "bind", Source: bind, Options: []string{"rbind", "ridmap"}, UIDMappings: ids, GIDMappings: ids[:1]})
@@ -330,6 +333,12 @@ func TestMounts(t *testing.T) {
 		{name: "device of nobody", set: func(in *plan.Input) { in.Spec.Linux.Devices[0].UID = new(uint32(70000)) }, err: "outside of the user namespace"},
 		{name: "device of no kind", set: func(in *plan.Input) { in.Spec.Linux.Devices[0].Type = "x" }, err: `type "x"`},
 		{name: "propagation of the root", set: func(in *plan.Input) { in.Spec.Linux.RootfsPropagation = "rslave" }, child: []string{"umount2(", `, "", 0x9000, {00000000000000000000000000000000000008`}},
+		{name: "root on the node as a slave", set: func(in *plan.Input) {
+			in.Rootfs, in.Spec.Root.Path, in.Spec.Linux.RootfsPropagation = plan.Rootfs{}, "/node/root", "slave"
+		}, shim: []string{`open_tree(-100, "/node/root"`, `, "", 0x9000, {00000000000000000000000000000000000008`}},
+		{name: "root on the node", set: func(in *plan.Input) {
+			in.Rootfs, in.Spec.Root.Path, in.Spec.Linux.RootfsPropagation = plan.Rootfs{}, "/node/root", "shared"
+		}, shim: []string{`open_tree(-100, "/node/root"`, `, "", 0x9000, {00000000000000000000000000000000000004`}},
 		{name: "propagation unknown", set: func(in *plan.Input) { in.Spec.Linux.RootfsPropagation = "viral" }, err: "rootfsPropagation viral", refused: true},
 		{name: "cgroup2 beside version 1", set: func(in *plan.Input) { mounts(in, specs.Mount{Destination: "/cg", Type: "cgroup2"}) }, child: []string{`fsopen("cgroup2"`, `fsopen("cgroup2"`}},
 	} {

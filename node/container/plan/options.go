@@ -79,6 +79,10 @@ func parseOptions(opts []string, bind bool) (options, error) {
 			o.mode = o.mode || key == "mode"
 		}
 	}
+	// Times of access are one value of several bits, which the kernel takes as a whole.
+	if o.rclr&unix.MOUNT_ATTR__ATIME != 0 {
+		o.set, o.clr = o.set&^unix.MOUNT_ATTR__ATIME, o.clr&^unix.MOUNT_ATTR__ATIME
+	}
 	return o, nil
 }
 

@@ -56,9 +56,9 @@ func (b *builder) rootfs() error {
 	case len(fs.Lowers) == 0 && (b.spec.Root == nil || !filepath.IsAbs(b.spec.Root.Path)):
 		return fmt.Errorf("a container needs a rootfs, or root.path as an absolute path")
 	case len(fs.Lowers) == 0:
-		root = b.tree(b.spec.Root.Path, b.Detached != nil, b.Detached == nil)
+		root = b.rootTree(b.spec.Root.Path, b.Detached != nil, b.Detached == nil)
 	case len(fs.Lowers) == 1 && fs.Upper == "":
-		root = b.tree(fs.Lowers[0], false, true)
+		root = b.rootTree(fs.Lowers[0], false, true)
 	default:
 		root = b.overlay(fs)
 	}
@@ -68,6 +68,19 @@ func (b *builder) rootfs() error {
 	}
 	b.root = b.give(root)
 	return nil
+}
+
+// rootTree is tree for what becomes the root directory. What is shared with the node
+// cannot be that, and would tell the node of all that is mounted in the container.
+func (b *builder) rootTree(path string, recursive, mapped bool) call.Reg {
+	r := b.tree(path, recursive, mapped)
+	propagation := uint64(unix.MS_PRIVATE)
+	if propagations[b.spec.Linux.RootfsPropagation] == unix.MS_SLAVE {
+		propagation = unix.MS_SLAVE
+	}
+	b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), mountAttr(0, 0, propagation),
+		call.Int(sizeofMountAttr)).As("set the propagation of " + path)
+	return r
 }
 
 // tree makes a mount of a directory or file of the node, if mapped with the
