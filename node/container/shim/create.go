@@ -387,10 +387,13 @@ func (s *shim) warn(text string) {
 // reports reads what the container's first process and its plan report, until
 // the process is ready for its command, has failed, or has executed it.
 func (s *shim) reports(p programs) (ready bool, err error) {
+	if s.given != nil {
+		return readReports(untilDead{s.status, s.pidfd}, p, s.warn)
+	}
 	return readReports(s.status, p, s.warn)
 }
 
-func readReports(status *os.File, p programs, warn func(string)) (ready bool, err error) {
+func readReports(status io.Reader, p programs, warn func(string)) (ready bool, err error) {
 	b := make([]byte, call.ReportSize)
 	for {
 		if _, err := io.ReadFull(status, b); err != nil {

@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"time"
@@ -48,6 +49,29 @@ func (s *shim) statusPipe() (ours, theirs *os.File, err error) {
 		return pipe(true)
 	}
 	return s.given.reports, s.given.report, nil
+}
+
+// untilDead reads the reports of a process that its caller could still write, too, so
+// that they have no end of their own: it comes with the end of the process.
+type untilDead struct {
+	status *os.File
+	pidfd  int
+}
+
+func (u untilDead) Read(b []byte) (int, error) {
+	fds := []unix.PollFd{{Fd: int32(u.status.Fd()), Events: unix.POLLIN}, {Fd: int32(u.pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return 0, fmt.Errorf("wait for the container's first process: %w", err)
+		}
+		if fds[0].Revents&unix.POLLIN == 0 {
+			return 0, io.EOF
+		}
+		return u.status.Read(b)
+	}
 }
 
 // raise gives the descriptors numbers from least on: below, the child puts its
