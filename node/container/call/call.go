@@ -34,6 +34,7 @@ const (
 	nrReceive = -2 // receive descriptors: socket, count, first register
 	nrReady   = -3 // report that this point is reached
 	nrMode    = -4 // the mode of what a descriptor is of
+	nrTree    = -5 // tree.Map: source, user namespace
 )
 
 // Program is a list of calls. They run in order until one fails with an error
@@ -111,6 +112,11 @@ func (p *Program) Check() error {
 // Mode adds a call whose result is the mode, as for chmod, of what fd is a descriptor
 // of.
 func (p *Program) Mode(fd Reg) *Op { return p.Call(nrMode, Get(fd)) }
+
+// Tree adds a call whose result is a mount of what source is a descriptor of with all
+// below it, mapped through the user namespace as far as that is possible: tree.Map. A
+// forked child cannot make it.
+func (p *Program) Tree(source, users Reg) *Op { return p.Call(nrTree, Get(source), Get(users)) }
 
 // Op is one call.
 type Op struct {

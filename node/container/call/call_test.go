@@ -84,6 +84,10 @@ func TestRun(t *testing.T) {
 			none := p.Reg()
 			p.Mode(none).As("look")
 		}, "", "look: bad file descriptor"},
+		{"tree of nothing", func(p *call.Program, _ call.Reg) {
+			none := p.Reg()
+			p.Tree(none, none).As("map")
+		}, "", "map: no such file or directory"},
 		{"unnamed", func(p *call.Program, _ call.Reg) { p.Call(unix.SYS_CLOSE, call.Int(-1)) }, "", "call 0 (close): bad file descriptor"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -221,6 +225,7 @@ func FuzzLoad(f *testing.F) {
 	p.Fail(unix.EINVAL)
 	p.Ready()
 	p.Mode(0).To(1)
+	p.Tree(0, 1).To(1)
 	p.Place(end)
 	f.Add(p.Encode())
 	f.Add([]byte{call.Version})

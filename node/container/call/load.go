@@ -159,6 +159,8 @@ func (c *Code) loadOp(d *decoder, i int) {
 		d.bad = d.bad || args != 3 || op.inRegs != 1 || op.arg[1] > MaxReceive || op.arg[2] > MaxRegs || op.arg[1]+op.arg[2] > uintptr(regs)
 	case nrMode:
 		d.bad = d.bad || args != 1
+	case nrTree:
+		d.bad = d.bad || args != 2
 	case nrReady:
 	default:
 		d.bad = d.bad || op.nr < 0

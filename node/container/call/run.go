@@ -2,12 +2,15 @@ package call
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"berth.internal/node/container/tree"
 )
 
 // machine runs a program. The fields that are addresses are numbers or point to
@@ -24,6 +27,9 @@ type machine struct {
 	octet  [8]byte
 	empty  [8]byte // the path ""
 	oob    [24 + 4*MaxReceive]byte
+
+	// tree makes the one call that takes more than a forked child can do. Nil there.
+	tree func(source, users uintptr) (fd, errno uintptr)
 }
 
 // machine makes the program ready, with its first registers set.
@@ -127,6 +133,11 @@ func (m *machine) call(op *rawOp, pc uint32) (r, errno uintptr) {
 		return m.receive(a[0], a[1], a[2])
 	case nrMode:
 		return m.mode(a[0])
+	case nrTree:
+		if m.tree == nil {
+			return 0, uintptr(syscall.ENOSYS)
+		}
+		return m.tree(a[0], a[1])
 	}
 	if op.patch != nil {
 		*(*uintptr)(op.patch) = *m.reg(op.patchReg)
@@ -227,6 +238,7 @@ const Closed = ^uintptr(0)
 // error. Warnings go to the descriptor status, for ParseReport to read.
 func (c *Code) Run(status int, regs []uintptr) ([]uintptr, error) {
 	m := c.machine(status, reportParent, regs)
+	m.tree = mapTree
 	for i := len(regs); i < len(c.regs); i++ {
 		c.regs[i] = Closed
 	}
@@ -246,6 +258,18 @@ func (c *Code) Run(status int, regs []uintptr) ([]uintptr, error) {
 		return c.regs, c.failure(at, syscall.Errno(errno))
 	}
 	return c.regs, nil
+}
+
+// mapTree is tree.Map as a call.
+func mapTree(source, users uintptr) (fd, errno uintptr) {
+	made, err := tree.Map(int(source), int(users))
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return 0, uintptr(e)
+	}
+	if err != nil {
+		return 0, uintptr(syscall.EIO)
+	}
+	return uintptr(made), 0
 }
 
 // Report is something that a running program said of itself.

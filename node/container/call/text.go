@@ -101,7 +101,7 @@ func name(nr int) string {
 // names are the calls that plans use.
 func names() map[int]string {
 	return map[int]string{
-		nrFail: "fail", nrReceive: "receive", nrReady: "ready", nrMode: "mode",
+		nrFail: "fail", nrReceive: "receive", nrReady: "ready", nrMode: "mode", nrTree: "tree",
 		unix.SYS_CAPSET: "capset", unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_DUP3: "dup3",
 		unix.SYS_EXECVE: "execve", unix.SYS_EXECVEAT: "execveat", unix.SYS_GETPID: "getpid", unix.SYS_SETPGID: "setpgid", unix.SYS_FCHDIR: "fchdir", unix.SYS_FCHOWN: "fchown", unix.SYS_FCHOWNAT: "fchownat",
 		unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_IOCTL: "ioctl",

@@ -54,6 +54,9 @@ func TestGolden(t *testing.T) {
 		{"terminal-init.txt", func(in *plan.Input) {
 			in.Spec.Process.Terminal, in.Terminal, in.Init = true, &plan.Terminal{Rows: 24, Columns: 80}, true
 		}},
+		{"mapped-tree.txt", func(in *plan.Input) {
+			in.Spec.Mounts[4].Options = []string{"rbind", "ridmap", "rro", "rslave"}
+		}},
 		{"read-only-layer.txt", func(in *plan.Input) { in.Rootfs = plan.Rootfs{Lowers: []string{"/layers/base"}} }},
 	} {
 		in := plan.Input{Spec: spec(), Rootfs: layers, Stdin: true, Seccomp: make([]byte, 16), Host: host()}

@@ -55,11 +55,34 @@ func (b *builder) bind(m specs.Mount) (mounted, error) {
 	}
 	r := p.Reg()
 	p.Call(unix.SYS_OPEN_TREE, call.Int(unix.AT_FDCWD), call.Str(m.Source), call.Int(flags)).To(r).As("open " + m.Source)
-	if users, mapped := b.usersOf(m, o); mapped {
+	switch users, mapped := b.usersOf(m, o); {
+	case mapped && o.recursive && o.ridmap && len(m.UIDMappings) == 0 && o.propagation != unix.MS_SHARED:
+		b.mapTree(r, users, m.Source)
+	case mapped:
 		b.mapIDs(r, users, m.Source, o.ridmap)
 	}
 	b.setOptions(r, o, "set options of "+m.Source+" for "+m.Destination)
 	return mounted{reg: b.give(r), dest: destination(m), dir: dir}, nil
+}
+
+// mapTree is mapIDs for a mount with all below it, of which what cannot be mapped keeps
+// the owners that it has. That is for a bind that gets the container's own mapping: one
+// with mappings in the spec must have them everywhere, and one that is shared has to be
+// the kernel's copy, since whatever is attached to it is attached on the node, too.
+func (b *builder) mapTree(r, users call.Reg, path string) {
+	p := b.parent
+	parts, mapped := p.Label(), p.Label()
+	// EPERM: something has mapped ids already, or belongs to another user namespace.
+	b.mapIDs(r, users, path, true).On(parts, unix.EINVAL, unix.EPERM).Then(mapped)
+	p.Place(parts)
+	b.mapIDs(r, users, path, false) // the top one must be mapped, and this says so
+	what := "map user ids of what is mounted below " + path
+	p.Call(unix.SYS_CLOSE, call.Get(r))
+	source := p.Reg()
+	p.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(unix.O_PATH|unix.O_CLOEXEC), call.Int(0)).To(source).As("open " + path)
+	p.Tree(source, users).To(r).As(what)
+	p.Call(unix.SYS_CLOSE, call.Get(source))
+	p.Place(mapped)
 }
 
 // setOptions sets the options of a bind: of the mounts below, then of itself.

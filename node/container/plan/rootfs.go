@@ -100,12 +100,12 @@ func (b *builder) tree(path string, recursive, mapped bool) call.Reg {
 
 // mapIDs makes the mount in r show files of user 0 as files of the container's
 // user 0, and so on.
-func (b *builder) mapIDs(r, users call.Reg, path string, recursive bool) {
+func (b *builder) mapIDs(r, users call.Reg, path string, recursive bool) *call.Op {
 	flags := unix.AT_EMPTY_PATH
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, users), call.Int(sizeofMountAttr)).
+	return b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, users), call.Int(sizeofMountAttr)).
 		As("map user ids of " + path + " (its file system must support idmapped mounts)")
 }
 
