@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
 
 // Start runs the container's program. It returns when that runs, or could not
 // be run. Errors: ErrNotFound; ErrNotModified if it runs already; ErrInvalid if
-// the image has no such program or user.
+// the image has no such program or user, or a file where it needs a directory.
 func (h *Host) Start(ctx context.Context, ref string) error {
 	c, err := h.find(ref)
 	if err != nil {
@@ -159,6 +162,10 @@ func startFailure(command string, err error) error {
 		return fmt.Errorf("exec: %q: %w (%w)", command, errNotExecutable, err)
 	case errors.Is(err, container.ErrUnsupported):
 		return unsupported("%v", err)
+	case strings.HasSuffix(strings.ToLower(err.Error()), unix.ENOTDIR.Error()):
+		// The working directory or the place of a mount is a file, or below one. The
+		// runtime, be it ours, runc or crun, has only words for it.
+		return invalid("%v", err)
 	}
 	return err
 }
