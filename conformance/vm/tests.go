@@ -18,7 +18,7 @@ var tests = []string{
 	"TestShimKilled", "TestRestartWithoutPidNamespace", "TestRestartOutOfMemory",
 	// Profiles, and what hangs on the kernel's version.
 	"TestAppArmor", "TestDefaultAppArmorIsAWarning", "TestDefaultAppArmor",
-	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestDevicesOfTheNode", "TestSysctlsByKernel",
+	"TestNamespaces", "TestMounts", "TestCopyUp", "TestPropagation", "TestBindOfATree", "TestBindsThatMustBeMapped", "TestTreeOfSlaves", "TestTreeThatChanges", "TestDevicesOfTheNode", "TestSysctlsByKernel",
 	// What a hostile container might try.
 	"TestDeviceNodes", "TestNoWayOut", "TestMasks",
 	// A container as such.

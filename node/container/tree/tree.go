@@ -94,7 +94,7 @@ func open(source, users int) (parts []part, err error) {
 func openPart(source int, path string, id, users int) (int, error) {
 	at, err := walk(source, path)
 	if err != nil {
-		return -1, errors.Join(errChanged, err)
+		return -1, errors.Join(err, errChanged)
 	}
 	defer unix.Close(at)
 	switch found, err := mountID(at); {
@@ -105,7 +105,7 @@ func openPart(source int, path string, id, users int) (int, error) {
 	}
 	fd, err := clone(at, users, true)
 	if errors.Is(err, unix.EINVAL) { // it is attached nowhere any more, or unbindable by now
-		err = errors.Join(errChanged, err)
+		err = errors.Join(err, errChanged)
 	}
 	return fd, err
 }
@@ -181,7 +181,7 @@ func joinHere(parts []part) (int, error) {
 	for _, p := range parts[1:] {
 		at, err := walk(top, p.path)
 		if err != nil { // a part that it is on was a slave, and went as it did on the node
-			return -1, errors.Join(errChanged, err)
+			return -1, errors.Join(err, errChanged)
 		}
 		err = unix.MoveMount(p.fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 		_ = unix.Close(at)
