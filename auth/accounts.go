@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"berth.internal/storage"
@@ -75,8 +76,8 @@ func (r *record) account(kind Kind, name string, rev uint64) Account {
 }
 
 var (
-	nameGrammar  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`)
-	groupGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`)
+	nameGrammar  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`) })
+	groupGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`) })
 )
 
 func invalid(format string, args ...any) error {
@@ -84,7 +85,7 @@ func invalid(format string, args ...any) error {
 }
 
 func checkName(name string) error {
-	if !nameGrammar.MatchString(name) {
+	if !nameGrammar().MatchString(name) {
 		return invalid("%.80q is not a name: it has 1 to 64 letters, digits and . _ - @, and begins with a letter or digit", name)
 	}
 	return nil
@@ -110,7 +111,7 @@ func checkGroups(groups []string) error {
 		return invalid("a user is in at most %d groups", maxGroups)
 	}
 	for _, g := range groups {
-		if !groupGrammar.MatchString(g) {
+		if !groupGrammar().MatchString(g) {
 			return invalid("%.80q is not the name of a group: it has 1 to 64 letters, digits and . _ - @ /", g)
 		}
 	}

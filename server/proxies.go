@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // proxies are those whose word about where a request comes from is believed.
@@ -66,7 +67,9 @@ func (p proxies) client(r *http.Request) string {
 }
 
 // authority is what a Host header may be.
-var authority = regexp.MustCompile(`^[a-zA-Z0-9.\-_]{1,255}(:[0-9]{1,5})?$|^\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?$`)
+var authority = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9.\-_]{1,255}(:[0-9]{1,5})?$|^\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?$`)
+})
 
 // origin is the beginning of our URLs as the client sees it.
 func (p proxies) origin(r *http.Request) string {
@@ -78,11 +81,11 @@ func (p proxies) origin(r *http.Request) string {
 		if proto := first(r.Header.Get("X-Forwarded-Proto")); proto == "http" || proto == "https" {
 			scheme = proto
 		}
-		if forwarded := first(r.Header.Get("X-Forwarded-Host")); authority.MatchString(forwarded) {
+		if forwarded := first(r.Header.Get("X-Forwarded-Host")); authority().MatchString(forwarded) {
 			host = forwarded
 		}
 	}
-	if !authority.MatchString(host) {
+	if !authority().MatchString(host) {
 		host = "localhost" // a client that sends such a thing gets nowhere
 	}
 	return scheme + "://" + host

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"berth.internal/auth/policy"
@@ -123,8 +124,8 @@ type Group struct {
 }
 
 var (
-	nameGrammar  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
-	groupGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`)
+	nameGrammar  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`) })
+	groupGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`) })
 )
 
 // reserved are the words that begin the names of logins, before a plus.
@@ -140,7 +141,7 @@ func Check(list []Issuer) error {
 			errs = append(errs, fmt.Errorf("oidc[%d]%s: %w", i, key, fmt.Errorf(format, args...)))
 		}
 		switch {
-		case !nameGrammar.MatchString(one.Name):
+		case !nameGrammar().MatchString(one.Name):
 			wrong(".name", "%.80q is not a name: it has 1 to 32 small letters, digits and dashes", one.Name)
 		case slices.Contains(reserved, one.Name):
 			wrong(".name", "%s+ begins names of berth's own: choose another", one.Name)
@@ -181,7 +182,7 @@ func Check(list []Issuer) error {
 		}
 		for k, g := range j.Groups {
 			key := fmt.Sprintf(".jobs.groups[%d]", k)
-			if !groupGrammar.MatchString(g.Name) {
+			if !groupGrammar().MatchString(g.Name) {
 				wrong(key+".name", "%.80q is not the name of a group: it has 1 to 64 letters, digits and . _ - @ /", g.Name)
 			}
 			if len(g.Claims) == 0 {

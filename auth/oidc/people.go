@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"berth.internal/auth"
@@ -20,7 +21,7 @@ const (
 
 // userGrammar is that of users of berth's own, so that logins, too, can be written
 // everywhere.
-var userGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`)
+var userGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`) })
 
 // Logins implements auth.Issuers.
 func (s *Issuers) Logins() []auth.LoginIssuer {
@@ -66,7 +67,7 @@ func (s *Issuers) Identify(ctx context.Context, name, raw string) (auth.Identity
 	}
 	user := t.claims[p.UsernameClaim]
 	switch {
-	case !userGrammar.MatchString(user):
+	case !userGrammar().MatchString(user):
 		return auth.Identity{}, i.refuse("its claim %s is %.80q, which cannot be the name of a user: that has 1 to 64 letters, digits and . _ - @", p.UsernameClaim, user)
 	case p.UsernameClaim == "email" && t.claims["email_verified"] == "false":
 		return auth.Identity{}, i.refuse("the issuer has not verified the address %s", user)
@@ -80,7 +81,7 @@ func (s *Issuers) Identify(ctx context.Context, name, raw string) (auth.Identity
 		return auth.Identity{}, i.refuse("it has more than %d groups", maxGroups)
 	}
 	for _, g := range groups {
-		if g = strings.TrimPrefix(g, "/"); groupGrammar.MatchString(g) {
+		if g = strings.TrimPrefix(g, "/"); groupGrammar().MatchString(g) {
 			id.Groups = append(id.Groups, auth.Of(i.Name, g))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -94,11 +95,11 @@ func (f File) At(host string) (Context, bool) {
 // Names returns those of the contexts, in order.
 func (f File) Names() []string { return slices.Sorted(maps.Keys(f.Contexts)) }
 
-var nameGrammar = regexp.MustCompile(`^[a-zA-Z0-9\[][a-zA-Z0-9._:@\[\]-]{0,99}$`)
+var nameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9\[][a-zA-Z0-9._:@\[\]-]{0,99}$`) })
 
 // CheckName refuses what is no name of a context.
 func CheckName(name string) error {
-	if !nameGrammar.MatchString(name) {
+	if !nameGrammar().MatchString(name) {
 		return fmt.Errorf("%.80q is not a name of a context: it has letters, digits and . _ : @ -, and begins with a letter or digit", name)
 	}
 	return nil

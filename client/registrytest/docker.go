@@ -8,12 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"testing"
 	"time"
 )
 
 // listening is what Debian's docker-registry logs once its port is open.
-var listening = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
+var listening = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`) })
 
 // Docker starts Debian's docker-registry (package docker-registry) on a free
 // loopback port, in memory, and returns its host:port. It ends with the test.
@@ -42,7 +43,7 @@ http: {addr: "127.0.0.1:0"}
 		defer close(read)
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			if m := listening.FindStringSubmatch(lines.Text()); m != nil {
+			if m := listening().FindStringSubmatch(lines.Text()); m != nil {
 				address <- m[1]
 			}
 		}

@@ -3,6 +3,9 @@ package arch_test
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"os/exec"
@@ -132,6 +135,38 @@ func TestPackageComments(t *testing.T) {
 	for _, p := range list(t) {
 		if len(p.GoFiles) > 0 && p.Doc == "" {
 			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// TestNothingCompiledAtStart finds regular expressions and templates in package
+// variables: each of them would be compiled whenever any command of berth begins.
+// sync.OnceValue has them compiled when they are used.
+func TestNothingCompiledAtStart(t *testing.T) {
+	for _, p := range list(t) {
+		dir := filepath.Join("../..", strings.TrimPrefix(p.ImportPath, module))
+		for _, name := range p.GoFiles {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range file.Decls {
+				vars, ok := d.(*ast.GenDecl)
+				if !ok {
+					continue
+				}
+				ast.Inspect(vars, func(n ast.Node) bool {
+					switch n := n.(type) {
+					case *ast.FuncLit:
+						return false
+					case *ast.SelectorExpr:
+						if x, ok := n.X.(*ast.Ident); ok && (x.Name == "regexp" || x.Name == "template") && strings.HasPrefix(n.Sel.Name, "Must") {
+							t.Errorf("%s: %s.%s in a package variable", filepath.Join(dir, name), x.Name, n.Sel.Name)
+						}
+					}
+					return true
+				})
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -75,9 +76,9 @@ func environment(lookup func(string) (string, bool), prefix string, v reflect.Va
 
 // The parts of yaml's messages that speak of Go.
 var (
-	unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	duplicate  = regexp.MustCompile(`mapping key (\S+) already defined at`)
-	wrongType  = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:(`.*`) )?into (\\S+)")
+	unknownKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`field (\S+) not found in type \S+`) })
+	duplicate  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`mapping key (\S+) already defined at`) })
+	wrongType  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("cannot unmarshal !!(\\w+) (?:(`.*`) )?into (\\S+)") })
 )
 
 // explain says where err is and what it means to who wrote the file.
@@ -91,9 +92,9 @@ func explain(where string, err error) error {
 	}
 	var errs []error
 	for _, line := range lines {
-		line = unknownKey.ReplaceAllString(line, "there is no key $1")
-		line = duplicate.ReplaceAllString(line, "key $1 is already given at")
-		if m := wrongType.FindStringSubmatch(line); m != nil {
+		line = unknownKey().ReplaceAllString(line, "there is no key $1")
+		line = duplicate().ReplaceAllString(line, "key $1 is already given at")
+		if m := wrongType().FindStringSubmatch(line); m != nil {
 			line = strings.Replace(line, m[0], cmp.Or(m[2], "a "+m[1])+" is not "+noun(m[3]), 1)
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", where, strings.TrimPrefix(line, "line 0: ")))

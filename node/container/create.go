@@ -61,7 +61,7 @@ func (r *Runtime) Create(ctx context.Context, b Bundle) error {
 }
 
 func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
-	if !idGrammar.MatchString(b.ID) {
+	if !idGrammar().MatchString(b.ID) {
 		return errors.New("an id has 1 to 128 letters, digits, '_', '-' and '.', the first one a letter or digit")
 	}
 	release, ok := r.occupy(b.ID)

@@ -281,7 +281,7 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 }
 
 func (r *Runtime) delete(ctx context.Context, id string) error {
-	if !idGrammar.MatchString(id) {
+	if !idGrammar().MatchString(id) {
 		return nil
 	}
 	s, err := r.State(ctx, id)

@@ -46,7 +46,7 @@ type Runtime struct {
 
 // Open prepares the directories of cfg and the program of the shims.
 func Open(cfg Config) (*Runtime, error) {
-	if !filepath.IsAbs(cfg.Root) || !filepath.IsAbs(cfg.Run) || !idGrammar.MatchString(cfg.CgroupParent) {
+	if !filepath.IsAbs(cfg.Root) || !filepath.IsAbs(cfg.Run) || !idGrammar().MatchString(cfg.CgroupParent) {
 		return nil, fmt.Errorf("open container runtime: Root %q and Run %q must be absolute paths, CgroupParent %q a name", cfg.Root, cfg.Run, cfg.CgroupParent)
 	}
 	if cfg.Log == nil {
@@ -149,7 +149,7 @@ func copyFile(to *os.File, from string) error {
 	return err
 }
 
-var idGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var idGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`) })
 
 // Names of files in a bundle, beside shim.ExitFile. bundleFile makes a
 // directory a container: it is written first and removed last.
@@ -216,7 +216,7 @@ func (r *Runtime) isBusy(id string) bool {
 
 // exists reports whether there is a bundle.
 func (r *Runtime) exists(id string) (bool, error) {
-	if !idGrammar.MatchString(id) {
+	if !idGrammar().MatchString(id) {
 		return false, nil
 	}
 	_, err := os.Lstat(r.path(id, bundleFile))

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -279,11 +280,11 @@ func (t *translation) weight(name string, w uint16) bool {
 	return true
 }
 
-var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,5}[KMG]B$`)
+var pageSize = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[1-9][0-9]{0,5}[KMG]B$`) })
 
 func (t *translation) hugePages(list []specs.LinuxHugepageLimit) {
 	for _, l := range list {
-		if !pageSize.MatchString(l.Pagesize) {
+		if !pageSize().MatchString(l.Pagesize) {
 			t.fail("hugepageLimits: %q is no page size, such as 2MB", l.Pagesize)
 			continue
 		}
@@ -295,7 +296,7 @@ func (t *translation) hugePages(list []specs.LinuxHugepageLimit) {
 }
 
 // word is the name of a network interface or of another device.
-var word = regexp.MustCompile(`^[!-~]{1,128}$`)
+var word = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[!-~]{1,128}$`) })
 
 func (t *translation) network(n *specs.LinuxNetwork) {
 	if n == nil {
@@ -310,7 +311,7 @@ func (t *translation) network(n *specs.LinuxNetwork) {
 		t.add("network.classID", "net_cls", "net_cls.classid", strconv.FormatUint(uint64(id), 10))
 	}
 	for _, p := range n.Priorities {
-		if !word.MatchString(p.Name) {
+		if !word().MatchString(p.Name) {
 			t.fail("network.priorities: %q is no interface", p.Name)
 			continue
 		}
@@ -320,7 +321,7 @@ func (t *translation) network(n *specs.LinuxNetwork) {
 
 func (t *translation) rdma(devices map[string]specs.LinuxRdma) {
 	for _, name := range sortedKeys(devices) {
-		if !word.MatchString(name) {
+		if !word().MatchString(name) {
 			t.fail("rdma: %q is no device", name)
 			continue
 		}
@@ -339,7 +340,7 @@ func (t *translation) rdma(devices map[string]specs.LinuxRdma) {
 
 // unifiedKey is a file of a controller. Those of cgroup itself move and kill
 // processes; only its limits may be set.
-var unifiedKey = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}\.[a-zA-Z0-9_.]{1,95}$`)
+var unifiedKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}\.[a-zA-Z0-9_.]{1,95}$`) })
 
 const (
 	maxUnified      = 128     // how many
@@ -353,7 +354,7 @@ func (t *translation) unified(files map[string]string) {
 		controller, _, _ := strings.Cut(file, ".")
 		of := controller == "cgroup" && !slices.Contains([]string{"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"}, file)
 		switch v := files[file]; {
-		case !unifiedKey.MatchString(file):
+		case !unifiedKey().MatchString(file):
 			t.fail("unified: %q is not the name of a controller's file", file)
 		case of:
 			t.refuse(true, "unified "+file, "it is not a limit")

@@ -136,7 +136,7 @@ func FuzzSettings(f *testing.F) {
 			if !fileName.MatchString(s.file) || s.file == "cgroup.procs" || s.file == "cgroup.kill" || s.file == "cgroup.freeze" || s.file == "cgroup.threads" {
 				t.Errorf("%s: setting %+v", data, s)
 			}
-			if s.key != "" && !word.MatchString(s.key) {
+			if s.key != "" && !word().MatchString(s.key) {
 				t.Errorf("%s: line %+v", data, s)
 			}
 		}

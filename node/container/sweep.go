@@ -47,7 +47,7 @@ func (r *Runtime) sweep() error {
 		}
 	}
 	for _, id := range append(ids, r.groups.ids(r.cfg.CgroupParent)...) {
-		if seen[id] || !idGrammar.MatchString(id) {
+		if seen[id] || !idGrammar().MatchString(id) {
 			continue
 		}
 		seen[id] = true

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strconv"
+	"sync"
 
 	"github.com/gorilla/mux"
 
@@ -97,7 +98,7 @@ func (e *Engine) handle(fn handler) http.Handler {
 
 // versioned matches the version in front of a path. The API can be called
 // without one, which means the newest.
-var versioned = regexp.MustCompile(`^/v([0-9]{1,3})\.([0-9]{1,3})(/.*)$`)
+var versioned = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/v([0-9]{1,3})\.([0-9]{1,3})(/.*)$`) })
 
 type versionKey struct{}
 
@@ -125,7 +126,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	hdr.Set("Server", "berth/"+e.cfg.Version+" (linux)")
 
 	v, path := maxVersion, r.URL.Path
-	if m := versioned.FindStringSubmatch(r.URL.Path); m != nil {
+	if m := versioned().FindStringSubmatch(r.URL.Path); m != nil {
 		major, _ := strconv.Atoi(m[1]) // at most three digits
 		minor, _ := strconv.Atoi(m[2])
 		asked := m[1] + "." + m[2]

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -132,11 +133,11 @@ func giveDevice(s *specs.Spec, dev specs.LinuxDevice, access string, allowed boo
 	}
 }
 
-var deviceRuleGrammar = regexp.MustCompile(`^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$`)
+var deviceRuleGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$`) })
 
 // parseDeviceRule reads "c 1:3 rwm"; a, and * for a number, mean any.
 func parseDeviceRule(rule string) (specs.LinuxDeviceCgroup, error) {
-	m := deviceRuleGrammar.FindStringSubmatch(rule)
+	m := deviceRuleGrammar().FindStringSubmatch(rule)
 	if m == nil {
 		return specs.LinuxDeviceCgroup{}, invalid("invalid device cgroup rule format: '%s'", rule)
 	}

@@ -5,10 +5,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // nameGrammar is what Docker allows as a container's name.
-var nameGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var nameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
 
 // maxName is the longest name, in bytes: it must do as a host name's label and
 // as a file name.
@@ -17,7 +18,7 @@ const maxName = 128
 // checkName accepts what Docker accepts, with or without the slash in front.
 func checkName(name string) (string, error) {
 	name = strings.TrimPrefix(name, "/")
-	if !nameGrammar.MatchString(name) || len(name) > maxName {
+	if !nameGrammar().MatchString(name) || len(name) > maxName {
 		return "", invalid("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, up to %d bytes", name, maxName)
 	}
 	return name, nil

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -232,16 +233,16 @@ func (s Spec) fill(img v1.ImageConfig) Spec {
 	return s
 }
 
-var hostnameGrammar = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$`)
+var hostnameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$`) })
 
 // check reports what no container can be made from. It is called after fill.
 func (s Spec) check() error {
 	switch {
 	case len(s.Process.args()) == 0:
 		return invalid("no command specified")
-	case s.Hostname != "" && (len(s.Hostname) > 63 || !hostnameGrammar.MatchString(s.Hostname)):
+	case s.Hostname != "" && (len(s.Hostname) > 63 || !hostnameGrammar().MatchString(s.Hostname)):
 		return invalid("invalid hostname: %q", s.Hostname)
-	case s.Domainname != "" && (len(s.Domainname) > 63 || !hostnameGrammar.MatchString(s.Domainname)):
+	case s.Domainname != "" && (len(s.Domainname) > 63 || !hostnameGrammar().MatchString(s.Domainname)):
 		return invalid("invalid domainname: %q", s.Domainname)
 	case s.Process.WorkingDir != "" && !path.IsAbs(s.Process.WorkingDir):
 		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", s.Process.WorkingDir)

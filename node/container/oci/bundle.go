@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -90,12 +91,12 @@ func parseConfig(data []byte) (*specs.Spec, error) {
 }
 
 // userPath is the user namespace of a process.
-var userPath = regexp.MustCompile(`^/proc/(self|[0-9]+)/ns/user$`)
+var userPath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/proc/(self|[0-9]+)/ns/user$`) })
 
 // mapped fills in the mappings of a user namespace that is joined: they are that one's.
 func mapped(l *specs.Linux) error {
 	for _, n := range l.Namespaces {
-		m := userPath.FindStringSubmatch(n.Path)
+		m := userPath().FindStringSubmatch(n.Path)
 		if n.Type != specs.UserNamespace || m == nil || len(l.UIDMappings)+len(l.GIDMappings) > 0 {
 			continue
 		}
@@ -117,13 +118,15 @@ func mapped(l *specs.Linux) error {
 }
 
 // version is a semantic version, as ociVersion must be.
-var version = regexp.MustCompile(`^(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+var version = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+})
 
 // checkVersion refuses configurations of versions that may mean something else. All
 // of 1 are compatible, by the specification's own rules; 1.0.0's candidates are what
 // engines write who never changed the number.
 func checkVersion(v string) error {
-	m := version.FindStringSubmatch(v)
+	m := version().FindStringSubmatch(v)
 	if m == nil {
 		return fmt.Errorf("ociVersion %q is not a version in SemVer form", v)
 	}

@@ -14,8 +14,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -82,12 +82,11 @@ const (
 	StatusStopped  Status = "stopped"
 )
 
-// idGrammar is what others take, too. It says nothing about directories: "." and ".."
-// are refused beside it.
-var idGrammar = regexp.MustCompile(`^[a-zA-Z0-9_+.-]{1,255}$`)
+// idCharacters is what others take, too.
+const idCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-"
 
 func checkID(id string) error {
-	if !idGrammar.MatchString(id) || id == "." || id == ".." {
+	if len(id) == 0 || len(id) > 255 || strings.Trim(id, idCharacters) != "" || id == "." || id == ".." {
 		return fmt.Errorf("%w %q: 1 to 255 letters, digits, '_', '+', '-' and '.'", ErrBadID, id)
 	}
 	return nil
@@ -96,9 +95,10 @@ func checkID(id string) error {
 // Names of files in a container's directory. goFile is there as long as the
 // container's program was not asked for.
 const (
-	stateFile  = "state.json"
-	goFile     = "start"
-	reportFile = "report"
+	stateFile    = "state.json"
+	newStateFile = "state.json.new"
+	goFile       = "start"
+	reportFile   = "report"
 )
 
 func (r *Runtime) path(id string, elem ...string) string {
