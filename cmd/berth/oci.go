@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,6 +27,8 @@ const ociName = "berth-oci"
 // with, as runc does: 1 for errors, 255 for those of exec, else the code of what was
 // run.
 func ociRun(ctx context.Context, std stdio, args []string) int {
+	// A command is over, or waits, before a first collection of garbage would pay.
+	debug.SetGCPercent(400)
 	o := &ociCommand{std: std, log: &ociLog{to: std.err}}
 	root := o.root()
 	root.SetArgs(args)

@@ -18,18 +18,29 @@ import (
 	"berth.internal/node/container/oci"
 )
 
-// passedOn returns the signals to this process, for the one it runs.
-func passedOn() (signals chan os.Signal, stop func()) {
+// usual are the signals that people and managers of services send.
+var usual = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
+	unix.SIGWINCH,
+}
+
+// passedOn returns the signals to this process, for the one it runs: the usual ones,
+// and all others once rest was called. Go takes some 30 µs to begin to listen to one,
+// which is for when there is nothing else to do. Nobody stops listening, which would
+// take as long: this process ends.
+func passedOn() (signals chan os.Signal, rest func()) {
 	signals = make(chan os.Signal, 64)
-	var list []os.Signal
-	for n := syscall.Signal(1); n <= 64; n++ {
-		// What the kernel or Go's runtime tell this process is not meant for that one.
-		if !slices.Contains([]syscall.Signal{unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, unix.SIGKILL, unix.SIGSTOP}, n) {
-			list = append(list, n)
+	signal.Notify(signals, usual...)
+	return signals, func() {
+		var list []os.Signal
+		for n := syscall.Signal(1); n <= 64; n++ {
+			// What the kernel or Go's runtime tell this process is not meant for that one.
+			if !slices.Contains([]syscall.Signal{unix.SIGCHLD, unix.SIGPIPE, unix.SIGURG, unix.SIGKILL, unix.SIGSTOP}, n) {
+				list = append(list, n)
+			}
 		}
+		signal.Notify(signals, list...)
 	}
-	signal.Notify(signals, list...)
-	return signals, func() { signal.Stop(signals) }
 }
 
 func (o *ociCommand) run() *cobra.Command {
@@ -49,9 +60,7 @@ func (o *ociCommand) run() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var stop func()
-			opts.Signals, stop = passedOn()
-			defer stop()
+			opts.Signals, opts.Running = passedOn()
 			o.code, err = r.Run(cmd.Context(), opts)
 			return err
 		},
@@ -95,9 +104,7 @@ func (o *ociCommand) exec() *cobra.Command {
 			if opts.Process, err = f.build(cmd, r, args); err != nil {
 				return err
 			}
-			var stop func()
-			opts.Signals, stop = passedOn()
-			defer stop()
+			opts.Signals, opts.Running = passedOn()
 			code, err := r.Exec(cmd.Context(), opts)
 			if err == nil {
 				o.code = code

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -126,6 +127,24 @@ func TestParseSignal(t *testing.T) {
 }
 
 // TestUpdateFlags reads limits from flags, and leaves out what was not given.
+// TestPassedOn sends this process a usual signal, and, when it listens to all, a rare
+// one.
+func TestPassedOn(t *testing.T) {
+	signals, rest := passedOn()
+	defer signal.Stop(signals)
+	for _, sig := range []unix.Signal{unix.SIGHUP, 37} {
+		if sig == 37 {
+			rest()
+		}
+		if err := unix.Kill(os.Getpid(), sig); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-signals; got != sig {
+			t.Errorf("signal %v came as %v", sig, got)
+		}
+	}
+}
+
 func TestUpdateFlags(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

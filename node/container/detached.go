@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,29 +26,78 @@ import (
 
 // Front makes containers for callers that keep their stdio and learn of their end
 // themselves, as an OCI runtime's do: podman's conmon, a shell. No process of berth
-// stays with them. The shim's program forks them and leaves.
+// stays with them. The shim's program forks them and leaves. A Front is for one
+// goroutine.
 type Front struct {
-	init *os.File
-	host plan.Host
+	init    func() (*os.File, error) // the program, sealed
+	host    plan.Host
+	ahead   chan started // of the helper that Prepare started; nil: none, or it was taken
+	leaving []*helper    // those that have done all they had to
 }
 
-// NewFront prepares the program that forks; nil: this program itself, as in
-// Config.Init.
-func NewFront(prog []byte) (*Front, error) {
-	init, err := sealInit(prog)
-	if err != nil {
-		return nil, err
+// started is what has become of the start of a helper.
+type started struct {
+	h   *helper
+	err error
+}
+
+// NewFront begins to prepare the program that forks, while its caller finds out what
+// it is to fork. nil: this program itself, as in Config.Init.
+func NewFront(prog []byte) *Front {
+	f := &Front{
+		init: sync.OnceValues(func() (*os.File, error) { return sealInit(prog) }),
+		host: plan.Host{Dir: isDir, AppArmor: hasAppArmor(), SELinux: hasSELinux()},
 	}
-	return &Front{init: init, host: plan.Host{Dir: isDir, AppArmor: hasAppArmor(), SELinux: hasSELinux()}}, nil
+	go func() { _, _ = f.init() }() // Close waits for it
+	return f
 }
 
-// Close releases what NewFront took.
-func (f *Front) Close() error { return f.init.Close() }
+// Prepare begins to start the process that will do the first Create or Exec. dir is as
+// in Detached.
+func (f *Front) Prepare(dir string) {
+	ahead := make(chan started, 1)
+	f.ahead = ahead
+	go func() {
+		h, err := f.spawn(dir)
+		ahead <- started{h, err}
+	}()
+}
+
+// helper returns a process that waits for a request.
+func (f *Front) helper(dir string) (*helper, error) {
+	if f.ahead == nil {
+		return f.spawn(dir)
+	}
+	s := <-f.ahead
+	f.ahead = nil
+	return s.h, s.err
+}
+
+// Close releases what NewFront and Prepare took, and returns when no process of ours
+// is left beside the containers that were made: they belong to the next reaper then.
+func (f *Front) Close() error {
+	var errs []error
+	if f.ahead != nil {
+		if h, err := f.helper(""); err == nil {
+			errs = append(errs, h.end(nil)) // without a request it has nothing to do
+		}
+	}
+	for _, h := range f.leaving {
+		errs = append(errs, h.end(nil))
+	}
+	f.leaving = nil
+	if init, err := f.init(); err == nil {
+		errs = append(errs, init.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // Detached is a container to be made by a Front.
 type Detached struct {
-	// Spec is the container. Root.Path is its root file system, an absolute path.
-	Spec *specs.Spec
+	// Spec is the container, Seccomp its filter. Root.Path is its root file system, an
+	// absolute path.
+	Spec    *specs.Spec
+	Seccomp []byte
 	// Cgroup is where all its processes are.
 	Cgroup Cgroup
 	// Dir is a directory that only root can enter, for sockets that exist for a moment.
@@ -70,16 +120,13 @@ type Detached struct {
 }
 
 // Create builds the container up to the point where its program is executed when
-// Start says so. The caller has made the cgroup. After an error no process is left.
+// Start says so. The caller has made the cgroup. After an error no process is left;
+// else the one that made it leaves, which Close waits for.
 func (f *Front) Create(ctx context.Context, d Detached) (made Made, err error) {
-	bpf, err := Seccomp(d.Spec)
-	if err != nil {
-		return made, err
-	}
 	host := f.host
 	host.Cgroups = d.Cgroup.all.mounts
 	p, err := plan.For(plan.Input{
-		Spec: d.Spec, Seccomp: bpf, Host: host, Terminal: planned(d.Terminal), Cgroup: d.Cgroup.path,
+		Spec: d.Spec, Seccomp: d.Seccomp, Host: host, Terminal: planned(d.Terminal), Cgroup: d.Cgroup.path,
 		Detached: &plan.Detached{
 			Pipe: pipes3(d.Stdio), Files: len(d.Files), Pause: d.Paused != nil, KeepKeyring: d.KeepKeyring,
 		},
@@ -87,11 +134,18 @@ func (f *Front) Create(ctx context.Context, d Detached) (made Made, err error) {
 	if err != nil {
 		return made, err
 	}
-	h, err := f.spawn(d.Dir)
+	h, err := f.helper(d.Dir)
 	if err != nil {
 		return made, err
 	}
-	defer func() { err = h.end(err) }()
+	defer func() {
+		if err != nil {
+			err = h.end(err)
+		} else {
+			f.leaving = append(f.leaving, h)
+		}
+	}()
+	d.Cgroup.all.keepLimits(h.pid) // it may have been started while the cgroup was made
 	create, programs := requestOf(p)
 	create.ID, create.Cgroup, create.Detached = path.Base(d.Dir), d.Cgroup.Group, &shim.Detached{Pause: d.Paused != nil}
 	files := append(append(d.Stdio[:], d.Start, d.Report, d.Reports), d.Files...)
@@ -185,7 +239,7 @@ func (f *Front) Exec(ctx context.Context, in Inside) (*Forked, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := f.spawn(in.Dir)
+	h, err := f.helper(in.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +261,7 @@ func (f *Front) Exec(ctx context.Context, in Inside) (*Forked, error) {
 	}
 	if in.Leave {
 		_, _, _ = receive(ctx, h.c) // the answer says nothing more; after it the process is its caller's
-		return forked, h.end(nil)
+		f.leaving = append(f.leaving, h)
 	}
 	return forked, nil
 }
@@ -232,12 +286,16 @@ func (p *Forked) Signal(sig syscall.Signal) error {
 // helper is a process of the shim's program that does one thing.
 type helper struct {
 	c    *shim.Conn
-	proc *os.Process
+	pid  int
 	says *os.File // its stderr, in memory
 }
 
 // spawn starts a helper, whose socket is in dir for a moment.
 func (f *Front) spawn(dir string) (h *helper, err error) {
+	init, err := f.init()
+	if err != nil {
+		return nil, err
+	}
 	name := filepath.Join(dir, fmt.Sprintf("fork-%d.sock", os.Getpid()))
 	listener, err := shim.Listen(name)
 	if err != nil {
@@ -263,21 +321,25 @@ func (f *Front) spawn(dir string) (h *helper, err error) {
 		return nil, err
 	}
 	says := os.NewFile(uintptr(fd), "stderr")
-	proc, err := os.StartProcess(initPath, []string{shim.Name}, &os.ProcAttr{
-		Dir: "/", Env: shim.Env(), Files: shimFiles(null, says, listener, f.init),
-		Sys: &syscall.SysProcAttr{Setsid: true},
+	var files []uintptr
+	for _, file := range shimFiles(null, says, listener, init) {
+		files = append(files, file.Fd())
+	}
+	// os.StartProcess would fork another process first, to see what the kernel can do.
+	pid, err := syscall.ForkExec(initPath, []string{shim.Name}, &syscall.ProcAttr{
+		Dir: "/", Env: shim.Env(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", shim.Name, err), says.Close())
 	}
-	return &helper{c: c, proc: proc, says: says}, nil
+	return &helper{c: c, pid: pid, says: says}, nil
 }
 
 // end returns when the helper is gone: what it leaves behind belongs to the next
 // reaper then. err is what happened with it; what it said is added.
 func (h *helper) end(err error) error {
 	closeConn(h.c)
-	_, werr := h.proc.Wait()
+	werr := reap(h.pid)
 	if gone(err) {
 		last, _ := io.ReadAll(io.LimitReader(io.NewSectionReader(h.says, 0, 4<<10), 4<<10))
 		err = fmt.Errorf("%s ended: %w: %s", shim.Name, err, last)
@@ -287,6 +349,16 @@ func (h *helper) end(err error) error {
 	}
 	_ = h.says.Close()
 	return err
+}
+
+// reap waits for a child of this process.
+func reap(pid int) error {
+	for {
+		_, err := unix.Wait4(pid, nil, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("wait4", err)
+		}
+	}
 }
 
 // Cgroup is where the processes of a container are, by a path from the top of the

@@ -41,28 +41,36 @@ type CreateOptions struct {
 // Errors: ErrExists; ErrBadID; ErrUnsupported; ErrNoCommand; ErrNotExecutable. After
 // an error nothing is left, and poststop hooks have run if others had.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
-	bundle, spec, err := readBundle(o.Bundle)
+	front := container.NewFront(r.cfg.Init)
+	c, release, err := r.begin(o, front)
 	if err != nil {
-		return err
-	}
-	if err := checkConsole(spec.Process, o.ConsoleSocket, o.console != nil); err != nil {
-		return err
-	}
-	listening(spec, o.Listeners)
-	release, err := r.make(o.ID)
-	if err != nil {
-		return err
+		return errors.Join(err, front.Close())
 	}
 	defer release()
+	if err := errors.Join(c.run(ctx), front.Close()); err != nil {
+		return errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// begin reads what is to be created, and makes the directory for it, locked.
+func (r *Runtime) begin(o CreateOptions, front *container.Front) (c *creation, release func(), err error) {
+	bundle, spec, err := readBundle(o.Bundle)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkConsole(spec.Process, o.ConsoleSocket, o.console != nil); err != nil {
+		return nil, nil, err
+	}
+	listening(spec, o.Listeners)
+	if release, err = r.make(o.ID); err != nil {
+		return nil, nil, err
+	}
 	rec := &record{
 		Version: recordVersion, ID: o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: r.cgroupPath(spec, o.ID),
 		Owner: owner(),
 	}
-	c := &creation{r: r, o: o, rec: rec}
-	if err := c.run(ctx); err != nil {
-		return errors.Join(err, c.undo(context.WithoutCancel(ctx)))
-	}
-	return nil
+	return &creation{r: r, o: o, rec: rec, front: front}, release, nil
 }
 
 // owner returns who calls the runtime.
@@ -73,9 +81,6 @@ func owner() string {
 	}
 	return u.Username
 }
-
-// closeFront closes what has only a file in memory open.
-func closeFront(f *container.Front) { _ = f.Close() }
 
 // cgroupPath returns where the container's processes are. A relative path, which the
 // specification leaves to the runtime, is one below the default's.
@@ -102,12 +107,14 @@ type creation struct {
 	r       *Runtime
 	o       CreateOptions
 	rec     *record
+	front   *container.Front
 	group   bool // the cgroup is made
 	pidFile bool // is written
 }
 
 func (c *creation) run(ctx context.Context) (err error) {
 	r, rec := c.r, c.rec
+	c.front.Prepare(r.path(rec.ID))
 	cgroup, err := container.CgroupAt(rec.Cgroup)
 	if err != nil {
 		return err
@@ -132,24 +139,19 @@ func (c *creation) run(ctx context.Context) (err error) {
 		return err
 	}
 	d := container.Detached{
-		Spec: runnable(rec.Spec), Cgroup: cgroup, Dir: r.path(rec.ID), Stdio: c.o.Stdio, Files: c.o.Files, KeepKeyring: c.o.NoNewKeyring,
+		Spec: runnable(rec.Spec), Seccomp: rec.Seccomp, Cgroup: cgroup, Dir: r.path(rec.ID), Stdio: c.o.Stdio, Files: c.o.Files, KeepKeyring: c.o.NoNewKeyring,
 		Terminal: terminalOf(rec.Spec.Process),
 	}
 	if d.Start, d.Report, d.Reports, err = r.fifos(rec.ID); err != nil {
 		return err
 	}
 	defer closeFiles(d.Start, d.Report, d.Reports)
-	front, err := container.NewFront(r.cfg.Init)
-	if err != nil {
-		return err
-	}
-	defer closeFront(front)
 	if pausing(rec.Spec.Hooks) {
 		d.Paused = func(pid int) error {
 			if err := rec.identify(pid); err != nil {
 				return err
 			}
-			return r.createHooks(ctx, front, rec)
+			return r.createHooks(ctx, c.front, rec)
 		}
 	}
 	if d.Terminal != nil {
@@ -161,7 +163,7 @@ func (c *creation) run(ctx context.Context) (err error) {
 		d.Stdio = [3]*os.File{null, null, null}
 	}
 	r.cfg.Log.Debug("container is built", "container", rec.ID, "bundle", rec.Bundle, "cgroup", rec.Cgroup)
-	made, err := front.Create(ctx, d)
+	made, err := c.front.Create(ctx, d)
 	if err != nil {
 		return err
 	}

@@ -28,8 +28,10 @@ type ExecOptions struct {
 	Files         []*os.File // descriptors that the process gets from number 3 on
 	Detach        bool       // do not wait for its end
 	IgnorePaused  bool       // in a paused container it begins when that goes on
-	// Signals are passed on to the process while it is waited for.
+	// Signals are passed on to the process while it is waited for. Running is called
+	// when that begins; nil: it is not.
 	Signals <-chan os.Signal
+	Running func()
 
 	own [3]*os.File // Stdio, once a terminal took their place
 }
@@ -49,7 +51,9 @@ func (r *Runtime) Process(id string) (*specs.Process, error) {
 // Exec runs a further process in a container and returns its exit code, 128 + n if
 // signal n ended it. Errors: ErrNotFound; ErrStatus; ErrNoCommand;
 // ErrNotExecutable; ErrUnsupported.
-func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (code int, err error) {
+	front := container.NewFront(r.cfg.Init)
+	defer func() { err = errors.Join(err, front.Close()) }()
 	rec, err := r.read(o.ID)
 	if err != nil {
 		return 0, err
@@ -63,6 +67,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	case s.Status == StatusStopped || s.Status == StatusCreating:
 		return 0, fmt.Errorf("%w: cannot exec in a container that is %s", ErrStatus, s.Status)
 	}
+	front.Prepare(r.path(o.ID))
 	if err := checkConsole(o.Process, o.ConsoleSocket, !o.Detach && o.ConsoleSocket == ""); err != nil {
 		return 0, err
 	}
@@ -78,11 +83,6 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	front, err := container.NewFront(r.cfg.Init)
-	if err != nil {
-		return 0, err
-	}
-	defer closeFront(front)
 	o.Process = complete(o.Process, rec.Spec.Root.Path)
 	terminal := terminalOf(o.Process)
 	if terminal != nil {
@@ -121,7 +121,10 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return 0, nil
 	}
 	stop := passOn(o.Signals, forked.Process, c)
-	code, err := forked.Wait(ctx)
+	if o.Running != nil {
+		o.Running()
+	}
+	code, err = forked.Wait(ctx)
 	stop()
 	if c != nil {
 		c.close()
@@ -185,7 +188,9 @@ type RunOptions struct {
 	// NoSubreaper leaves what the container leaves behind to somebody else.
 	NoSubreaper bool
 	Keep        bool // do not delete the container when it has stopped
-	Signals     <-chan os.Signal
+	// Signals and Running are as in ExecOptions.
+	Signals <-chan os.Signal
+	Running func()
 }
 
 // Run creates and starts a container, waits for its end, and returns its exit code,
@@ -247,6 +252,9 @@ func (r *Runtime) await(o RunOptions, c *console) (int, error) {
 	process := os.NewFile(uintptr(fd), "process")
 	defer process.Close()
 	defer passOn(o.Signals, process, c)()
+	if o.Running != nil {
+		o.Running()
+	}
 	var ws unix.WaitStatus
 	for {
 		_, err := unix.Wait4(rec.Pid, &ws, 0, nil)

@@ -70,16 +70,13 @@ func (r *Runtime) createHooks(ctx context.Context, front *container.Front, rec *
 }
 
 // startHooks runs those that the container's program waits for.
-func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
+func (r *Runtime) startHooks(ctx context.Context, rec *record) (err error) {
 	list := hooksOf(rec.Spec).StartContainer
 	if len(list) == 0 {
 		return nil
 	}
-	front, err := container.NewFront(r.cfg.Init)
-	if err != nil {
-		return err
-	}
-	defer closeFront(front)
+	front := container.NewFront(r.cfg.Init)
+	defer func() { err = errors.Join(err, front.Close()) }()
 	return r.containerHooks(ctx, front, rec, "startContainer", list, StatusCreated)
 }
 

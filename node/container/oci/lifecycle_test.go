@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -312,13 +313,15 @@ func TestExec(t *testing.T) {
 	signals := make(chan os.Signal, 1)
 	stdio, said := piped(t)
 	p.Args = []string{"sh", "-c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.01; done"}
-	go func() {
-		if line, err := said.ReadString('\n'); line != "ready\n" {
-			t.Errorf("it said %q, %v", line, err)
-		}
-		signals <- unix.SIGTERM
-	}()
-	if code, err := r.Exec(t.Context(), oci.ExecOptions{ID: "c1", Process: &p, Stdio: stdio, Signals: signals}); code != 6 || err != nil {
+	running := func() {
+		go func() {
+			if line, err := said.ReadString('\n'); line != "ready\n" {
+				t.Errorf("it said %q, %v", line, err)
+			}
+			signals <- unix.SIGTERM
+		}()
+	}
+	if code, err := r.Exec(t.Context(), oci.ExecOptions{ID: "c1", Process: &p, Stdio: stdio, Signals: signals, Running: running}); code != 6 || err != nil {
 		t.Errorf("Exec with a signal = %d, %v, want 6", code, err)
 	}
 }
@@ -449,6 +452,26 @@ func TestBrokenOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitPid(t, pid)
+}
+
+// TestPowerCut deletes what is left when the record was not on disk yet.
+func TestPowerCut(t *testing.T) {
+	r := newRuntime(t, "sleep", "1000")
+	for name, left := range map[string][]byte{"empty": nil, "zeros": make([]byte, 8192)} {
+		dir := filepath.Join(r.root, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "state.json"), left, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Delete(t.Context(), name, true); err != nil {
+			t.Errorf("Delete = %v", err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", dir, err)
+		}
+	}
 }
 
 // TestConsole gives the terminal to a socket, as conmon wants it.

@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"berth.internal/internal/durable"
 	"berth.internal/node/container/cgroup"
 )
 
@@ -69,6 +68,9 @@ func (r *Runtime) read(id string) (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
+	if len(bytes.Trim(data, "\x00")) == 0 { // what a power cut may leave of it, and nothing of the container
+		return nil, ErrNotFound
+	}
 	rec := new(record)
 	if err := json.Unmarshal(data, rec); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", id, err)
@@ -79,7 +81,8 @@ func (r *Runtime) read(id string) (*record, error) {
 	return rec, nil
 }
 
-// write writes the record of a container.
+// write writes the record of a container, in one step. It is not synced: no container
+// outlives the machine, and what is left of it delete removes.
 func (r *Runtime) write(rec *record) error {
 	spec, linux := *rec.Spec, *rec.Spec.Linux
 	if linux.Seccomp != nil { // compiled it is in rec.Seccomp
@@ -90,7 +93,10 @@ func (r *Runtime) write(rec *record) error {
 	stored.Spec = &spec
 	data, err := json.Marshal(stored)
 	if err == nil {
-		err = durable.WriteFile(r.path(rec.ID, stateFile), data, 0o600)
+		err = os.WriteFile(r.path(rec.ID, newStateFile), data, 0o600) // the lock is held
+	}
+	if err == nil {
+		err = os.Rename(r.path(rec.ID, newStateFile), r.path(rec.ID, stateFile))
 	}
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
