@@ -109,6 +109,7 @@ type Detached struct {
 	// Start is a FIFO, open for reading and writing: the program is executed when a
 	// byte comes. Report is one, open for both, that takes failures until then and the
 	// end of file when the program is executed; Reports is the same, open for reading.
+	// Create closes them.
 	Start, Report, Reports *os.File
 	// Terminal, with Spec.Process.Terminal, takes the place of Stdio.
 	Terminal *TerminalSize
@@ -149,7 +150,14 @@ func (f *Front) Create(ctx context.Context, d Detached) (made Made, err error) {
 	create, programs := requestOf(p)
 	create.ID, create.Cgroup, create.Detached = path.Base(d.Dir), d.Cgroup.Group, &shim.Detached{Pause: d.Paused != nil}
 	files := append(append(d.Stdio[:], d.Start, d.Report, d.Reports), d.Files...)
-	resp, given, err := exchange(ctx, h.c, shim.Request{Method: shim.MethodCreate, Create: &create}, programs, files...)
+	if err := send(ctx, h.c, shim.Request{Method: shim.MethodCreate, Create: &create}, programs, files...); err != nil {
+		return made, err
+	}
+	// If the container dies, its reports end: as soon as nobody else has them open.
+	for _, fifo := range []*os.File{d.Start, d.Report, d.Reports} {
+		_ = fifo.Close()
+	}
+	resp, given, err := receive(ctx, h.c)
 	if err == nil && d.Paused != nil {
 		if err = d.Paused(resp.State.Pid); err == nil {
 			resp, given, err = exchange(ctx, h.c, shim.Request{Method: shim.MethodGo}, nil)

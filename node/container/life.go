@@ -25,13 +25,21 @@ const killLimit = 10 * time.Second
 // exchange sends a request and returns the answer. An error of the shim becomes
 // one of this package's.
 func exchange(ctx context.Context, c *shim.Conn, req shim.Request, blob []byte, files ...*os.File) (shim.Response, []*os.File, error) {
+	if err := send(ctx, c, req, blob, files...); err != nil {
+		return shim.Response{}, nil, err
+	}
+	return receive(ctx, c)
+}
+
+// send sends a request.
+func send(ctx context.Context, c *shim.Conn, req shim.Request, blob []byte, files ...*os.File) error {
 	req.Version = shim.Version
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := c.Send(req, blob, files...); err != nil {
-		return shim.Response{}, nil, errors.Join(ctx.Err(), err)
+		return errors.Join(ctx.Err(), err)
 	}
-	return receive(ctx, c)
+	return nil
 }
 
 // receive receives an answer.

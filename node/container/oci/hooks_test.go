@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -173,6 +175,24 @@ func TestHooksFail(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestDiesWhileCreated kills the container from a hook of create, which must not wait
+// for it then.
+func TestDiesWhileCreated(t *testing.T) {
+	r := newRuntime(t, "sleep", "1000")
+	r.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{
+		Path: "/bin/sh", Args: []string{"sh", "-c", `kill -9 $(sed 's/.*"pid":\([0-9]*\).*/\1/')`}, Env: []string{"PATH=/usr/bin:/bin"},
+	}}}
+	o, _ := r.options(t, "c1")
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	if err := r.Create(ctx, o); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "ended while it was built") {
+		t.Errorf("Create = %v, %v", err, ctx.Err())
+	}
+	if list, err := r.List(); err != nil || len(list) > 0 {
+		t.Errorf("List afterwards = %v, %v", list, err)
 	}
 }
 

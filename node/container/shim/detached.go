@@ -148,7 +148,7 @@ func (s *shim) pause(c *Conn) error {
 	if req.Method != MethodGo {
 		return failf(CodeUnknown, "method %q instead of %s", req.Method, MethodGo)
 	}
-	if _, err := s.sync.Write([]byte{0}); err != nil {
+	if _, err := s.sync.Write([]byte{0}); err != nil && !errors.Is(err, unix.EPIPE) { // if it has ended, the reports say why
 		return err
 	}
 	ready, err := s.reports(s.plan)
