@@ -41,36 +41,43 @@ type CreateOptions struct {
 // Errors: ErrExists; ErrBadID; ErrUnsupported; ErrNoCommand; ErrNotExecutable. After
 // an error nothing is left, and poststop hooks have run if others had.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
-	front := container.NewFront(r.cfg.Init)
-	c, release, err := r.begin(o, front)
-	if err != nil {
-		return errors.Join(err, front.Close())
+	_, release, err := r.create(ctx, o)
+	if err == nil {
+		release()
 	}
-	defer release()
-	if err := errors.Join(c.run(ctx), front.Close()); err != nil {
-		return errors.Join(err, c.undo(context.WithoutCancel(ctx)))
-	}
-	return nil
+	return err
 }
 
-// begin reads what is to be created, and makes the directory for it, locked.
-func (r *Runtime) begin(o CreateOptions, front *container.Front) (c *creation, release func(), err error) {
-	bundle, spec, err := readBundle(o.Bundle)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkConsole(spec.Process, o.ConsoleSocket, o.console != nil); err != nil {
-		return nil, nil, err
-	}
-	listening(spec, o.Listeners)
+// create is Create, which returns with the container's lock.
+func (r *Runtime) create(ctx context.Context, o CreateOptions) (rec *record, release func(), err error) {
+	front := container.NewFront(r.cfg.Init)
 	if release, err = r.make(o.ID); err != nil {
+		return nil, nil, errors.Join(err, front.Close())
+	}
+	front.Prepare(r.path(o.ID))
+	c := &creation{r: r, o: o, front: front}
+	if err := errors.Join(c.run(ctx), front.Close()); err != nil {
+		err = errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+		release()
 		return nil, nil, err
 	}
-	rec := &record{
-		Version: recordVersion, ID: o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: r.cgroupPath(spec, o.ID),
-		Owner: owner(),
+	return c.rec, release, nil
+}
+
+// record describes the container that is to be created.
+func (c *creation) record() (*record, error) {
+	bundle, spec, err := readBundle(c.o.Bundle)
+	if err != nil {
+		return nil, err
 	}
-	return &creation{r: r, o: o, rec: rec, front: front}, release, nil
+	if err := checkConsole(spec.Process, c.o.ConsoleSocket, c.o.console != nil); err != nil {
+		return nil, err
+	}
+	listening(spec, c.o.Listeners)
+	return &record{
+		Version: recordVersion, ID: c.o.ID, Bundle: bundle, Created: time.Now().UTC(), Spec: spec, Cgroup: c.r.cgroupPath(spec, c.o.ID),
+		Owner: owner(),
+	}, nil
 }
 
 // owner returns who calls the runtime.
@@ -106,15 +113,17 @@ const defaultCgroup = "/berth-oci"
 type creation struct {
 	r       *Runtime
 	o       CreateOptions
-	rec     *record
 	front   *container.Front
-	group   bool // the cgroup is made
-	pidFile bool // is written
+	rec     *record // once its configuration was read
+	group   bool    // the cgroup is made
+	pidFile bool    // is written
 }
 
 func (c *creation) run(ctx context.Context) (err error) {
+	if c.rec, err = c.record(); err != nil {
+		return err
+	}
 	r, rec := c.r, c.rec
-	c.front.Prepare(r.path(rec.ID))
 	cgroup, err := container.CgroupAt(rec.Cgroup)
 	if err != nil {
 		return err
@@ -317,7 +326,7 @@ func (c *creation) undo(ctx context.Context) error {
 		_ = os.Remove(c.o.PidFile)
 	}
 	if !c.group {
-		return c.r.removeDir(c.rec.ID)
+		return c.r.removeDir(c.o.ID)
 	}
 	return c.r.destroy(ctx, c.rec)
 }

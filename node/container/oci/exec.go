@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,7 +30,8 @@ type ExecOptions struct {
 	Detach        bool       // do not wait for its end
 	IgnorePaused  bool       // in a paused container it begins when that goes on
 	// Signals are passed on to the process while it is waited for. Running is called
-	// when that begins; nil: it is not.
+	// when it has run for a moment: it is for what would make short commands longer. Nil:
+	// it is not.
 	Signals <-chan os.Signal
 	Running func()
 
@@ -120,10 +122,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (code int, err error)
 	if o.Detach {
 		return 0, nil
 	}
-	stop := passOn(o.Signals, forked.Process, c)
-	if o.Running != nil {
-		o.Running()
-	}
+	stop := passOn(o.Signals, o.Running, forked.Process, c)
 	code, err = forked.Wait(ctx)
 	stop()
 	if c != nil {
@@ -154,16 +153,26 @@ func (rec *record) below(chosen []string) (cgroup.Group, error) {
 	return group.Group, nil
 }
 
-// passOn passes signals on to a process until what it returns is called. That the
-// terminal has another size is told to c, if there is one.
-func passOn(signals <-chan os.Signal, process *os.File, c *console) (stop func()) {
+// moment is how long a process runs before Running is called.
+const moment = 10 * time.Millisecond
+
+// passOn passes signals on to a process, and calls running if that is not nil, until
+// what it returns is called. That the terminal has another size is told to c, if there
+// is one.
+func passOn(signals <-chan os.Signal, running func(), process *os.File, c *console) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
+		over := time.NewTimer(moment)
+		defer over.Stop()
 		for {
 			select {
 			case <-done:
 				return
+			case <-over.C:
+				if running != nil {
+					running()
+				}
 			case sig, ok := <-signals:
 				if !ok {
 					signals = nil
@@ -212,13 +221,15 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 			return err
 		}
 	}
-	if err := r.Create(ctx, o.CreateOptions); err != nil {
+	rec, release, err := r.create(ctx, o.CreateOptions)
+	if err != nil {
 		if c != nil {
 			c.close()
 		}
 		return 0, err
 	}
-	err := r.Start(ctx, o.ID)
+	err = r.start(ctx, rec)
+	release()
 	if err != nil {
 		if c != nil {
 			c.close()
@@ -228,7 +239,7 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 	if o.Detach {
 		return 0, nil
 	}
-	code, err := r.await(o, c)
+	code, err := await(rec.Pid, o, c)
 	if !o.Keep {
 		err = errors.Join(err, r.Delete(context.WithoutCancel(ctx), o.ID, true))
 	}
@@ -237,27 +248,20 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 
 // await waits for the container's first process, which is this process's child by
 // now.
-func (r *Runtime) await(o RunOptions, c *console) (int, error) {
+func await(pid int, o RunOptions, c *console) (int, error) {
 	if c != nil {
 		defer c.close()
 	}
-	rec, err := r.read(o.ID)
-	if err != nil {
-		return 0, err
-	}
-	fd, err := unix.PidfdOpen(rec.Pid, 0) // nobody else reaps it, so the number is its own
+	fd, err := unix.PidfdOpen(pid, 0) // nobody else reaps it, so the number is its own
 	if err != nil {
 		return 0, fmt.Errorf("wait for the container: %w", err)
 	}
 	process := os.NewFile(uintptr(fd), "process")
 	defer process.Close()
-	defer passOn(o.Signals, process, c)()
-	if o.Running != nil {
-		o.Running()
-	}
+	defer passOn(o.Signals, o.Running, process, c)()
 	var ws unix.WaitStatus
 	for {
-		_, err := unix.Wait4(rec.Pid, &ws, 0, nil)
+		_, err := unix.Wait4(pid, &ws, 0, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

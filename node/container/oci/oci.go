@@ -252,10 +252,12 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		awaitEnd(p)
 		_ = p.Close()
 	}
-	// The directory is what others find all this by, so it goes last.
-	if err := errors.Join(rec.Group.Kill(killLimit), rec.Group.Remove(killLimit)); err != nil {
-		return err
+	if rec.Group.Remove(0) != nil { // usually nobody is in it any more, and need not be looked for
+		if err := errors.Join(rec.Group.Kill(killLimit), rec.Group.Remove(killLimit)); err != nil {
+			return err
+		}
 	}
+	// The directory is what others find all this by, so it goes last.
 	if err := r.removeDir(rec.ID); err != nil {
 		return err
 	}

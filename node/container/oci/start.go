@@ -28,6 +28,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return r.start(ctx, rec)
+}
+
+// start is Start for who has the container's lock.
+func (r *Runtime) start(ctx context.Context, rec *record) error {
 	s, err := r.stateOf(rec)
 	switch {
 	case err != nil:
