@@ -65,8 +65,7 @@ func act(name, dir string, env, args []string) (*actor, error) {
 	if err := a.cmd.Start(); err != nil {
 		return nil, errors.Join(err, r.Close(), w.Close())
 	}
-	w.Close()
-	go a.read(r)
+	go a.read(r, w)
 	return a, nil
 }
 
@@ -86,20 +85,38 @@ func lookPath(name string, env []string) (string, error) {
 	return exec.LookPath(name)
 }
 
-// read collects what the program writes, until it ends. What it started may
-// hold its output longer: that is not waited for.
-func (a *actor) read(r io.ReadCloser) {
+// endMark is written after all that a program has.
+const endMark = "\x00ended"
+
+// read collects what the program writes, until it ends. What it started may hold the
+// output longer, and is not waited for: w is the pipe's other end, where the end is
+// marked; nil for a terminal, which the kernel takes away from them.
+func (a *actor) read(r io.ReadCloser, w io.WriteCloser) {
+	all := make(chan struct{})
 	go func() {
+		end := sync.OnceFunc(func() { close(all) })
+		defer end()
 		defer r.Close()
 		for scan := bufio.NewScanner(r); scan.Scan(); {
-			a.mu.Lock()
-			a.lines = append(a.lines, strings.TrimSuffix(scan.Text(), "\r"))
-			close(a.more)
-			a.more = make(chan struct{})
-			a.mu.Unlock()
+			line, marked := strings.CutSuffix(scan.Text(), endMark)
+			if !marked || line != "" {
+				a.mu.Lock()
+				a.lines = append(a.lines, strings.TrimSuffix(line, "\r"))
+				close(a.more)
+				a.more = make(chan struct{})
+				a.mu.Unlock()
+			}
+			if marked {
+				end()
+			}
 		}
 	}()
 	a.err = a.cmd.Wait()
+	if w != nil {
+		_, _ = io.WriteString(w, endMark+"\n") // unless the reader has failed
+		_ = w.Close()
+	}
+	<-all
 	close(a.ended)
 }
 
@@ -122,11 +139,7 @@ func (a *actor) find(re *regexp.Regexp) ([]string, error) {
 		select {
 		case <-more:
 		case <-a.ended:
-			last = true // what it wrote last may still be in the pipe
-			select {
-			case <-more:
-			case <-time.After(100 * time.Millisecond):
-			}
+			last = true
 		case <-timeout:
 			return nil, fmt.Errorf("%s wrote no line that matches %s within %s", a.name, re, patience)
 		}

@@ -33,7 +33,7 @@ func actOnTTY(name, dir string, env, args []string) (*actor, error) {
 		return nil, errors.Join(err, master.Close())
 	}
 	a.tty = master
-	go a.read(master)
+	go a.read(master, nil)
 	return a, nil
 }
 
