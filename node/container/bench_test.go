@@ -133,6 +133,7 @@ func benchmarkMemory(b *testing.B, restarts int) {
 	n := newAgent(b)
 	ctx := context.Background()
 	const count = 20
+	var logs []string
 	for range count {
 		bundle := n.bundle(b, "sh", "-c", counting+fmt.Sprintf("[ $n -gt %d ] || exit 1; exec sleep 1000", restarts))
 		if restarts > 0 {
@@ -144,19 +145,10 @@ func benchmarkMemory(b *testing.B, restarts int) {
 		if _, err := n.Start(ctx, bundle.ID); err != nil {
 			b.Fatal(err)
 		}
+		logs = append(logs, bundle.Log.Path)
 	}
-	for i := range count {
-		id := fmt.Sprint("c", n.nextID-i)
-		if restarts > 0 {
-			if _, err := n.WaitRun(ctx, id, restarts); err != nil {
-				b.Fatal(err)
-			}
-		}
-		for {
-			if s, err := n.State(ctx, id); err != nil || s.Status == container.StatusRunning {
-				break
-			}
-		}
+	for _, log := range logs {
+		waitLog(b, log, fmt.Sprint("run ", restarts+1))
 	}
 	for b.Loop() {
 		total, private := 0, 0

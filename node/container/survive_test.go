@@ -89,7 +89,7 @@ func (n *node) startAgent(t *testing.T, b container.Bundle) *exec.Cmd {
 }
 
 // waitLog returns when the log has the line.
-func waitLog(t *testing.T, path, line string) {
+func waitLog(t testing.TB, path, line string) {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
