@@ -148,19 +148,15 @@ func (h *Host) forget(c *ctr) {
 // Rename gives the container another name. Errors: ErrNotFound, ErrConflict,
 // ErrInvalid.
 func (h *Host) Rename(_ context.Context, ref, name string) error {
-	c, err := h.find(ref)
+	name, err := checkName(name)
 	if err != nil {
 		return err
 	}
-	name, err = checkName(name)
+	c, release, err := h.hold(ref)
 	if err != nil {
 		return err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if err := c.live(); err != nil {
-		return err
-	}
+	defer release()
 	h.mu.Lock()
 	other := h.names[name]
 	if other == nil {

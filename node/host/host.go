@@ -107,6 +107,20 @@ func (h *Host) Runtimes() (paths map[string]string, standard string) {
 	return paths, cmp.Or(h.opts.Engine, RuntimeBerth)
 }
 
+// hold finds a container that is not being removed, and keeps others from changing it
+// until release. Errors: those of find; ErrConflict.
+func (h *Host) hold(ref string) (c *ctr, release func(), err error) {
+	if c, err = h.find(ref); err != nil {
+		return nil, nil, err
+	}
+	c.op.Lock()
+	if err := c.live(); err != nil {
+		c.op.Unlock()
+		return nil, nil, err
+	}
+	return c, c.op.Unlock, nil
+}
+
 // find returns the container with that name, that id, or the only one whose id
 // begins so. Errors: ErrNotFound, ErrInvalid.
 func (h *Host) find(ref string) (*ctr, error) {

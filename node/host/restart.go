@@ -106,28 +106,8 @@ func (rec *record) onBoot(state State, known bool) bool {
 	return rec.again(state)
 }
 
-// SetRestart changes the container's restart policy, also for the run there is.
-// Errors: ErrNotFound; ErrInvalid; ErrConflict if it is removed when it stops.
-func (h *Host) SetRestart(ctx context.Context, ref string, r Restart) error {
-	c, err := h.find(ref)
-	if err != nil {
-		return err
-	}
-	if err := checkRestart(r, false); err != nil {
-		return err
-	}
-	if c.rec.Spec.AutoRemove && r.Policy != RestartNo {
-		return conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
-	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if err := c.live(); err != nil {
-		return err
-	}
-	return h.changeRestart(ctx, c, r)
-}
-
-// changeRestart is SetRestart with c.op held.
+// changeRestart changes the container's restart policy, also for the run there is.
+// c.op is held.
 func (h *Host) changeRestart(ctx context.Context, c *ctr, r Restart) error {
 	rec, state := c.now()
 	rec.Spec.Restart = r

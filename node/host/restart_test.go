@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -239,14 +240,20 @@ func TestOnFailureEnds(t *testing.T) {
 	}
 }
 
-// TestSetRestart: a policy given to a container that runs holds for it, and one taken
+// TestUpdateRestart: a policy given to a container that runs holds for it, and one taken
 // away, too.
-func TestSetRestart(t *testing.T) {
+func TestUpdateRestart(t *testing.T) {
 	n := newNode(t)
+	update := func(name string, r Restart) error {
+		return n.Update(t.Context(), name, func(s *Spec) error {
+			s.Restart = r
+			return nil
+		})
+	}
 	n.create(t, "web", "trap 'exit 129' HUP; echo up; while :; do sleep 0.05; done", nil)
 	n.start(t, "web")
 	n.says(t, "web", "up", 1)
-	if err := n.SetRestart(t.Context(), "web", Restart{Policy: RestartAlways}); err != nil {
+	if err := update("web", Restart{Policy: RestartAlways}); err != nil {
 		t.Fatal(err)
 	}
 	events := n.Events()
@@ -257,7 +264,7 @@ func TestSetRestart(t *testing.T) {
 	events.await(t, "web", "die")
 	events.await(t, "web", "start")
 	n.says(t, "web", "up", 2)
-	if err := n.SetRestart(t.Context(), "web", Restart{}); err != nil {
+	if err := update("web", Restart{}); err != nil {
 		t.Fatal(err)
 	}
 	wait, err := n.Wait("web", NotRunning)
@@ -270,8 +277,12 @@ func TestSetRestart(t *testing.T) {
 	if exit, err := wait(t.Context()); err != nil || exit.Code != 129 {
 		t.Errorf("wait: %+v, %v, want 129", exit, err)
 	}
-	if err := n.SetRestart(t.Context(), "web", Restart{Policy: "often"}); !errors.Is(err, ErrInvalid) {
+	if err := update("web", Restart{Policy: "often"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a policy that does not exist: %v", err)
+	}
+	n.create(t, "once", "exit", func(s *Spec) { s.AutoRemove = true })
+	if err := update("once", Restart{Policy: RestartAlways}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "AutoRemove is enabled") {
+		t.Errorf("a policy for what is removed when it exits: %v", err)
 	}
 }
 

@@ -16,15 +16,11 @@ import (
 // be run. Errors: ErrNotFound; ErrNotModified if it runs already; ErrInvalid if
 // the image has no such program or user, or a file where it needs a directory.
 func (h *Host) Start(ctx context.Context, ref string) error {
-	c, err := h.find(ref)
+	c, release, err := h.hold(ref)
 	if err != nil {
 		return err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if err := c.live(); err != nil {
-		return err
-	}
+	defer release()
 	if c.alive() && !c.giveUp() {
 		return ErrNotModified
 	}

@@ -12,25 +12,24 @@ import (
 
 // Update changes a container's limits and its restart policy by what change does to
 // its spec; nothing else of the spec may be changed. What is changed holds at once
-// and after the next start. Errors: ErrNotFound; ErrConflict if it is being removed;
-// ErrInvalid; ErrUnsupported.
+// and after the next start. Errors: ErrNotFound; ErrConflict if it is being removed, or
+// shall be when it exits and could then not begin again; ErrInvalid; ErrUnsupported.
 func (h *Host) Update(ctx context.Context, ref string, change func(*Spec) error) error {
-	c, err := h.find(ref)
+	c, release, err := h.hold(ref)
 	if err != nil {
 		return err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	if err := c.live(); err != nil {
-		return err
-	}
+	defer release()
 	rec, state := c.now()
 	old := rec
 	if err := change(&rec.Spec); err != nil {
 		return err
 	}
-	if err := errors.Join(rec.Spec.Resources.check(), checkRestart(rec.Spec.Restart, rec.Spec.AutoRemove), rec.Spec.checkOptions()); err != nil {
+	if err := errors.Join(rec.Spec.Resources.check(), checkRestart(rec.Spec.Restart, false), rec.Spec.checkOptions()); err != nil {
 		return err
+	}
+	if rec.Spec.AutoRemove && rec.Spec.Restart.Policy != RestartNo {
+		return conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
 	}
 	changed, err := difference(old.Spec.Resources, rec.Spec.Resources)
 	if err != nil {
