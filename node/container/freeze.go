@@ -26,13 +26,16 @@ func (r *Runtime) Pause(ctx context.Context, id string) error {
 }
 
 func (r *Runtime) pause(ctx context.Context, id string) error {
-	release, err := r.change(ctx, id)
+	s, release, err := r.changeOf(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := r.mustRun(ctx, id); err != nil {
-		return err
+	switch {
+	case s.Status != StatusRunning:
+		return fmt.Errorf("%w: it is %s", ErrStatus, s.Status)
+	case s.Paused:
+		return fmt.Errorf("%w: it is paused", ErrStatus)
 	}
 	group := r.group(id)
 	err = freeze(ctx, group)
@@ -40,27 +43,12 @@ func (r *Runtime) pause(ctx context.Context, id string) error {
 		// It may have ended meanwhile. What begins in a frozen cgroup would never begin.
 		ctx, cancel := context.WithTimeout(ctx, freezeLimit)
 		defer cancel()
-		var s State
 		if s, err = r.State(ctx, id); err == nil && s.Status != StatusRunning {
 			err = fmt.Errorf("%w: it is %s", ErrStatus, s.Status)
 		}
 	}
 	if err != nil {
 		return errors.Join(err, group.Thaw())
-	}
-	return nil
-}
-
-// mustRun returns an error if a container does not run, or is paused.
-func (r *Runtime) mustRun(ctx context.Context, id string) error {
-	s, err := r.State(ctx, id)
-	switch {
-	case err != nil:
-		return err
-	case s.Status != StatusRunning:
-		return fmt.Errorf("%w: it is %s", ErrStatus, s.Status)
-	case s.Paused:
-		return fmt.Errorf("%w: it is paused", ErrStatus)
 	}
 	return nil
 }
@@ -75,15 +63,11 @@ func (r *Runtime) Resume(ctx context.Context, id string) error {
 }
 
 func (r *Runtime) resume(ctx context.Context, id string) error {
-	release, err := r.change(ctx, id)
+	s, release, err := r.changeOf(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	s, err := r.State(ctx, id)
-	if err != nil {
-		return err
-	}
 	if !s.Paused {
 		return fmt.Errorf("%w: it is %s, not paused", ErrStatus, s.Status)
 	}

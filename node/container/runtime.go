@@ -208,6 +208,18 @@ func (r *Runtime) change(ctx context.Context, id string) (release func(), err er
 	}, nil
 }
 
+// changeOf is change, and returns the state that the container then has.
+func (r *Runtime) changeOf(ctx context.Context, id string) (s State, release func(), err error) {
+	if release, err = r.change(ctx, id); err != nil {
+		return State{}, nil, err
+	}
+	if s, err = r.State(ctx, id); err != nil {
+		release()
+		return State{}, nil, err
+	}
+	return s, release, nil
+}
+
 func (r *Runtime) isBusy(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -28,15 +28,11 @@ func (r *Runtime) Update(ctx context.Context, id string, limits *specs.LinuxReso
 }
 
 func (r *Runtime) update(ctx context.Context, id string, change *specs.LinuxResources) error {
-	release, err := r.change(ctx, id)
+	s, release, err := r.changeOf(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	s, err := r.State(ctx, id)
-	if err != nil {
-		return err
-	}
 	if s.Status == StatusStopped {
 		return fmt.Errorf("%w: it is stopped", ErrStatus)
 	}

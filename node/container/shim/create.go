@@ -329,13 +329,7 @@ func (s *shim) equip(pid int, streams stdio, status int) error {
 		given = append(given, users.Fd())
 	}
 	regs, err := s.plan.prepare.Run(status, given)
-	defer func() {
-		for _, fd := range regs[min(len(given), len(regs)):] {
-			if fd != call.Closed {
-				_ = unix.Close(int(fd))
-			}
-		}
-	}()
+	defer closeMade(regs, given)
 	if err != nil {
 		return err
 	}

@@ -160,13 +160,7 @@ func (s *shim) placeParts(users *os.File) error {
 		given[4] = users.Fd()
 	}
 	regs, err := s.plan.prepare.Run(int(status.Fd()), given)
-	defer func() {
-		for _, fd := range regs[min(len(given), len(regs)):] {
-			if fd != call.Closed {
-				_ = unix.Close(int(fd))
-			}
-		}
-	}()
+	defer closeMade(regs, given)
 	if err != nil {
 		return err
 	}

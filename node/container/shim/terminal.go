@@ -41,6 +41,16 @@ func (s *shim) keepTerminal(regs []uintptr) (err error) {
 	return nil
 }
 
+// closeMade closes the descriptors in registers, but for the first ones, which are
+// given.
+func closeMade(regs, given []uintptr) {
+	for _, fd := range regs[min(len(given), len(regs)):] {
+		if fd != call.Closed {
+			_ = unix.Close(int(fd))
+		}
+	}
+}
+
 // copyOf returns a copy of the descriptor in a register.
 func copyOf(regs []uintptr, r call.Reg) (*os.File, error) {
 	fd, err := registered(regs, r)
