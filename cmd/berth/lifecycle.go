@@ -105,82 +105,74 @@ func newRestart(std stdio) *cobra.Command {
 func stopping(std stdio, cmd *cobra.Command, each func(context.Context, *client.Client, string, client.ContainerStopOptions) error) *cobra.Command {
 	var opts client.ContainerStopOptions
 	var seconds int
-	cmd.Args, cmd.ValidArgsFunction = cobra.MinimumNArgs(1), completeContainers
 	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "`seconds` to wait before killing; default is the container's own, or 10")
 	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "", "`signal` to ask with; default is the container's own, or SIGTERM")
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+	return onEach(std, cmd, func(ctx context.Context, node *client.Client, name string) error {
 		if cmd.Flags().Changed("time") {
 			opts.Timeout = &seconds
 		}
-		return forEach(std, args, func(name string) error { return each(ctx, node, name, opts) })
+		return each(ctx, node, name, opts)
+	})
+}
+
+// onEach makes cmd a command that does the same to each of the containers that it is
+// given.
+func onEach(std stdio, cmd *cobra.Command, do func(ctx context.Context, node *client.Client, name string) error) *cobra.Command {
+	cmd.Args, cmd.ValidArgsFunction = cobra.MinimumNArgs(1), completeContainers
+	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		return forEach(std, args, func(name string) error { return do(ctx, node, name) })
 	})
 }
 
 func newPause(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "pause CONTAINER...",
-		Short:             "Freeze all processes of containers",
-		Example:           "  berth pause web",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
+		Use:     "pause CONTAINER...",
+		Short:   "Freeze all processes of containers",
+		Example: "  berth pause web",
 	}
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerPause(ctx, name, client.ContainerPauseOptions{})
-			return err
-		})
+	return onEach(std, cmd, func(ctx context.Context, node *client.Client, name string) error {
+		_, err := node.ContainerPause(ctx, name, client.ContainerPauseOptions{})
+		return err
 	})
 }
 
 func newUnpause(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "unpause CONTAINER...",
-		Short:             "Let paused containers go on",
-		Example:           "  berth unpause web",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
+		Use:     "unpause CONTAINER...",
+		Short:   "Let paused containers go on",
+		Example: "  berth unpause web",
 	}
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerUnpause(ctx, name, client.ContainerUnpauseOptions{})
-			return err
-		})
+	return onEach(std, cmd, func(ctx context.Context, node *client.Client, name string) error {
+		_, err := node.ContainerUnpause(ctx, name, client.ContainerUnpauseOptions{})
+		return err
 	})
 }
 
 func newKill(std stdio) *cobra.Command {
 	var opts client.ContainerKillOptions
 	cmd := &cobra.Command{
-		Use:               "kill [flags] CONTAINER...",
-		Short:             "Send a signal to containers",
-		Example:           "  berth kill -s HUP web",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
+		Use:     "kill [flags] CONTAINER...",
+		Short:   "Send a signal to containers",
+		Example: "  berth kill -s HUP web",
 	}
 	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "KILL", "`signal` to send")
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerKill(ctx, name, opts)
-			return err
-		})
+	return onEach(std, cmd, func(ctx context.Context, node *client.Client, name string) error {
+		_, err := node.ContainerKill(ctx, name, opts)
+		return err
 	})
 }
 
 func newRm(std stdio) *cobra.Command {
 	var opts client.ContainerRemoveOptions
 	cmd := &cobra.Command{
-		Use:               "rm [flags] CONTAINER...",
-		Short:             "Remove containers",
-		Example:           "  berth rm web\n  berth rm -f $(berth ps -aq)",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeContainers,
+		Use:     "rm [flags] CONTAINER...",
+		Short:   "Remove containers",
+		Example: "  berth rm web\n  berth rm -f $(berth ps -aq)",
 	}
 	cmd.Flags().BoolVarP(&opts.Force, "force", "f", false, "also if it runs: kill it first")
-	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
-		return forEach(std, args, func(name string) error {
-			_, err := node.ContainerRemove(ctx, name, opts)
-			return err
-		})
+	return onEach(std, cmd, func(ctx context.Context, node *client.Client, name string) error {
+		_, err := node.ContainerRemove(ctx, name, opts)
+		return err
 	})
 }
 
