@@ -111,7 +111,7 @@ func TestOutOfMemoryBeforeWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.start(t, b.ID)
-	if _, err := n.Runtime.Wait(testContext(t), b.ID); err != nil {
+	if _, err := n.Wait(testContext(t), b.ID); err != nil {
 		t.Fatal(err)
 	}
 	kills := 0
