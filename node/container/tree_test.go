@@ -133,6 +133,13 @@ proc
 			}
 		})
 	}
+	// What shows what the kernel has is bound itself, too.
+	for _, source := range []string{"/proc", "/sys", "/proc/version", "/sys/kernel"} {
+		got, warnings := runAsked(t, n, "stat -c %u:%g /x", add("/x", "bind", source, "rbind", "ridmap", "rro"))
+		if got != "65534:65534\n" || len(warnings) > 0 {
+			t.Errorf("%s belongs to %q, warnings %q", source, got, warnings)
+		}
+	}
 	if after := mountsBelow(t, src); !slices.Equal(before, after) {
 		t.Errorf("mounts on the node:\n%q\nbefore:\n%q", after, before)
 	}
@@ -148,7 +155,7 @@ func TestBindsThatMustBeMapped(t *testing.T) {
 	}{
 		{"the top one", filepath.Join(src, "over"), "rbind ridmap", false},
 		{"alone", filepath.Join(src, "proc"), "bind ridmap", false},
-		{"a file", filepath.Join(src, "version"), "rbind ridmap", false},
+		{"a file", filepath.Join(src, "over/file"), "rbind ridmap", false},
 		{"shared", src, "rbind ridmap rshared", false},
 		{"mappings of its own", src, "rbind ridmap", true},
 	} {

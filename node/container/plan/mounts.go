@@ -66,7 +66,7 @@ func (b *builder) bind(m specs.Mount) (mounted, error) {
 }
 
 // mapTree is mapIDs for a mount with all below it, of which what cannot be mapped keeps
-// the owners that it has. That is for a bind that gets the container's own mapping: one
+// the owners that it has (see tree.Map). That is for a bind that gets the container's own mapping: one
 // with mappings in the spec must have them everywhere, and one that is shared has to be
 // the kernel's copy, since whatever is attached to it is attached on the node, too.
 func (b *builder) mapTree(r, users call.Reg, path string) {
@@ -75,12 +75,10 @@ func (b *builder) mapTree(r, users call.Reg, path string) {
 	// EPERM: something has mapped ids already, or belongs to another user namespace.
 	b.mapIDs(r, users, path, true).On(parts, unix.EINVAL, unix.EPERM).Then(mapped)
 	p.Place(parts)
-	b.mapIDs(r, users, path, false) // the top one must be mapped, and this says so
-	what := "map user ids of what is mounted below " + path
 	p.Call(unix.SYS_CLOSE, call.Get(r))
 	source := p.Reg()
 	p.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(unix.O_PATH|unix.O_CLOEXEC), call.Int(0)).To(source).As("open " + path)
-	p.Tree(source, users).To(r).As(what)
+	p.Tree(source, users).To(r).As(mapping(path))
 	p.Call(unix.SYS_CLOSE, call.Get(source))
 	p.Place(mapped)
 }

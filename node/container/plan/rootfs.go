@@ -106,7 +106,11 @@ func (b *builder) mapIDs(r, users call.Reg, path string, recursive bool) *call.O
 		flags |= unix.AT_RECURSIVE
 	}
 	return b.parent.Call(unix.SYS_MOUNT_SETATTR, call.Get(r), call.Str(""), call.Int(flags), idMapped(0, users), call.Int(sizeofMountAttr)).
-		As("map user ids of " + path + " (its file system must support idmapped mounts)")
+		As(mapping(path))
+}
+
+func mapping(path string) string {
+	return "map user ids of " + path + " (its file system must support idmapped mounts)"
 }
 
 const theRoot = "the root file system"

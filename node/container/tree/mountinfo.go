@@ -11,13 +11,15 @@ import (
 type mount struct {
 	id, parent int
 	point      string // where it is, an absolute path
+	kind       string // of its file system
 	unbindable bool
 }
 
 // parse reads mountinfo. Lines that are none are left out.
 func parse(text string) (list []mount) {
 	for line := range strings.Lines(text) {
-		head, _, _ := strings.Cut(line, " - ")
+		head, tail, _ := strings.Cut(line, " - ")
+		kind, _, _ := strings.Cut(tail, " ")
 		f := strings.Split(head, " ") // other white space is part of a path
 		if len(f) < 6 {
 			continue
@@ -30,7 +32,7 @@ func parse(text string) (list []mount) {
 		if err != nil {
 			continue
 		}
-		list = append(list, mount{id: id, parent: parent, point: unescape(f[4]), unbindable: slices.Contains(f[6:], "unbindable")})
+		list = append(list, mount{id: id, parent: parent, point: unescape(f[4]), kind: kind, unbindable: slices.Contains(f[6:], "unbindable")})
 	}
 	return list
 }

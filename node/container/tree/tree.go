@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,7 +24,7 @@ type part struct {
 
 // Map returns a descriptor of a mount that is attached nowhere: of the file or directory
 // that source is a descriptor of, its ids mapped through the user namespace users, with
-// all that is mounted below. What cannot be mapped there keeps its owners, who have no
+// all that is mounted below. What cannot be mapped there, or is of the kernel's, keeps its owners, who have no
 // number in that namespace: there they are nobody, and it gains no right by it. What the
 // kernel copies of a tree is copied here: nothing that is unbindable, and changes on the
 // node as they would reach a slave.
@@ -74,12 +75,13 @@ func open(source, users int) (parts []part, err error) {
 	if err != nil {
 		return nil, err
 	}
-	top, err := clone(source, users, false)
+	mounts := parse(string(table))
+	top, err := clone(source, users, slices.ContainsFunc(mounts, func(m mount) bool { return m.id == id && ofKernel[m.kind] }))
 	if err != nil {
 		return nil, err
 	}
 	parts = []part{{fd: top}}
-	for _, m := range below(parse(string(table)), id, dir) {
+	for _, m := range below(mounts, id, dir) {
 		path := strings.TrimPrefix(strings.TrimPrefix(m.point, dir), "/")
 		fd, err := openPart(source, path, m.id, users)
 		if err != nil {
@@ -88,6 +90,12 @@ func open(source, users int) (parts []part, err error) {
 		parts = append(parts, part{fd: fd, path: path})
 	}
 	return parts, nil
+}
+
+// ofKernel are file systems that show what the kernel has. None can have mapped ids, and
+// who binds one (a monitoring agent its /proc) wants to read: owners do not matter.
+var ofKernel = map[string]bool{
+	"proc": true, "sysfs": true, "cgroup": true, "cgroup2": true, "debugfs": true, "tracefs": true, "securityfs": true,
 }
 
 // openPart opens the mount that is at path below source, and has the number id.
