@@ -613,6 +613,9 @@ func TestBadBundles(t *testing.T) {
 			if err := r.Create(t.Context(), o); err == nil {
 				t.Error("it was created")
 			}
+			if left, err := os.ReadDir(r.root); len(left) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("it left %v, %v", left, err)
+			}
 		})
 	}
 }
