@@ -301,7 +301,10 @@ func (b *builder) sealLater(mount mounted, m specs.Mount) {
 // it is not there.
 func (b *builder) attach(m mounted) {
 	c := b.child
-	what := "mount on " + m.dest
+	what := "mount a file on " + m.dest // which is what is wrong if it is a directory
+	if m.dir {
+		what = "mount a directory on " + m.dest
+	}
 	resolve := uint64(unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS)
 	if m.noSymlink {
 		resolve |= unix.RESOLVE_NO_SYMLINKS
