@@ -32,7 +32,7 @@ func TestSharedRoot(t *testing.T) {
 	r := newRuntime(t, "cat", "/proc/self/mountinfo")
 	r.shareBundle(t)
 	shared := func(line, kind string) (group string) {
-		for _, f := range strings.Fields(line) {
+		for f := range strings.FieldsSeq(line) {
 			if group, ok := strings.CutPrefix(f, kind+":"); ok {
 				return group
 			}
@@ -58,9 +58,13 @@ func TestSharedRoot(t *testing.T) {
 		shared      bool // in a group of its own
 		master      string
 	}{
-		{"", false, ""}, {"private", false, ""}, {"unbindable", false, ""},
-		{"slave", false, node}, {"rslave", false, node},
-		{"shared", true, ""}, {"rshared", true, ""},
+		{"", false, ""},
+		{"private", false, ""},
+		{"unbindable", false, ""},
+		{"slave", false, node},
+		{"rslave", false, node},
+		{"shared", true, ""},
+		{"rshared", true, ""},
 	} {
 		id := "c" + string(rune('a'+i))
 		r.spec.Linux.RootfsPropagation = tc.propagation
