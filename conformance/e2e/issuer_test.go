@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -56,9 +57,7 @@ func (i *issuer) sign(claims map[string]any) string {
 	i.t.Helper()
 	now := time.Now().Unix()
 	all := map[string]any{"iss": i.URL, "sub": "somebody", "iat": now, "exp": now + 300}
-	for key, value := range claims {
-		all[key] = value
-	}
+	maps.Copy(all, claims)
 	payload, err := json.Marshal(all)
 	if err != nil {
 		i.t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 // limit was reached.
 type OOMWatch struct {
 	id     string
-	bundle string
+	bundle *os.Root // also when another container has its name
 	group  cgroup.Group
 	count  int // of kills that were told, or came before
 	n      *notifier
@@ -51,11 +51,15 @@ func (r *Runtime) watchOOM(id string) (*OOMWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &OOMWatch{id: id, bundle: r.path(id), group: r.group(id), n: n, w: n.add()}
-	o.count = o.group.OOMKills()
-	if o.stop, err = n.memory(o.w, o.bundle, o.group); err != nil {
-		n.remove(o.w)
+	bundle, err := os.OpenRoot(r.path(id))
+	if err != nil {
 		return nil, err
+	}
+	o := &OOMWatch{id: id, bundle: bundle, group: r.group(id), n: n, w: n.add()}
+	o.count = o.group.OOMKills()
+	if o.stop, err = n.memory(o.w, r.path(id), o.group); err != nil {
+		n.remove(o.w)
+		return nil, errors.Join(err, bundle.Close())
 	}
 	return o, nil
 }
@@ -64,17 +68,21 @@ func (r *Runtime) watchOOM(id string) (*OOMWatch, error) {
 // the container has stopped. Several kills at once may be one call. Call Wait once: at
 // its end the watch is over. Errors: that of ctx; os.ErrClosed after Close.
 func (o *OOMWatch) Wait(ctx context.Context, killed func()) error {
+	defer o.bundle.Close()
 	defer o.n.remove(o.w)
 	defer o.stop()
 	for {
 		// Whoever looks after the end misses nothing.
-		_, exit := os.Lstat(filepath.Join(o.bundle, shim.ExitFile))
-		_, bundle := os.Lstat(filepath.Join(o.bundle, bundleFile))
-		if n := o.group.OOMKills(); n > o.count {
-			o.count = n
+		_, exit := o.bundle.Lstat(shim.ExitFile)
+		kills := o.group.OOMKills()
+		if _, err := o.bundle.Lstat(bundleFile); errors.Is(err, fs.ErrNotExist) {
+			return nil // it was deleted; the cgroup may be that of another one by now
+		}
+		if kills > o.count {
+			o.count = kills
 			killed()
 		}
-		if exit == nil || errors.Is(bundle, fs.ErrNotExist) {
+		if exit == nil {
 			return nil
 		}
 		var err error

@@ -120,6 +120,33 @@ func TestOutOfMemoryBeforeWait(t *testing.T) {
 	}
 }
 
+// TestWatchOfAnother: who watched a container that was deleted meanwhile has nothing
+// to do with another one of its name.
+func TestWatchOfAnother(t *testing.T) {
+	n := newNode(t)
+	b := n.hungry(t, full)
+	n.create(t, b)
+	o, err := n.WatchOOM(b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Delete(testContext(t), b.ID); err != nil {
+		t.Fatal(err)
+	}
+	n.create(t, b)
+	another, err := n.WatchOOM(b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, b.ID)
+	if err := another.Wait(testContext(t), func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Wait(testContext(t), func() { t.Error("a kill of the other container is told") }); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWatchEnds ends watches in each way, and counts descriptors.
 func TestWatchEnds(t *testing.T) {
 	n := newNode(t)

@@ -118,7 +118,7 @@ type record struct {
 type ctr struct {
 	dir string // Options.Dir
 
-	// op is held over a start, a rename and a removal, which exclude each other.
+	// op is held by who starts, changes, renames or removes it: one at a time.
 	op sync.Mutex
 
 	mu       sync.Mutex // guards the rest, never over the disk
