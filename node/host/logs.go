@@ -323,6 +323,7 @@ func seekTail(f *os.File, n *int) (found bool, err error) {
 	}
 	const block = 64 << 10
 	var tail []byte // from the first newline seen so far to the end of its line
+	whole := false  // behind the last newline is what is not written to its end
 	for at := end; at > 0; {
 		size := min(int64(block), at)
 		at -= size
@@ -336,7 +337,7 @@ func seekTail(f *os.File, n *int) (found bool, err error) {
 			if i < 0 {
 				break
 			}
-			if line := buf[i+1:]; endsLine(line) {
+			if line := buf[i+1:]; whole && endsLine(line) {
 				if *n--; *n < 0 {
 					// buf[:i] ends before the line that was one too many, so
 					// what is wanted begins behind that line.
@@ -344,14 +345,14 @@ func seekTail(f *os.File, n *int) (found bool, err error) {
 					return true, err
 				}
 			}
-			buf = buf[:i]
+			buf, whole = buf[:i], true
 		}
 		if len(buf) > maxLogLine {
 			return false, fmt.Errorf("a line of the log is longer than %d bytes", maxLogLine)
 		}
 		tail = buf
 	}
-	if endsLine(tail) {
+	if whole && endsLine(tail) {
 		if *n--; *n < 0 {
 			_, err = f.Seek(int64(len(tail))+1, io.SeekStart)
 			return true, err

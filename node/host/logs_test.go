@@ -352,7 +352,7 @@ func FuzzReadLog(f *testing.F) {
 		}
 		all := count(-1)
 		if tail %= 50; tail >= 0 {
-			if got := count(tail); got > max(tail, 0) && got > all || got < min(tail, all) {
+			if got := count(tail); got != min(tail, all) {
 				t.Fatalf("the last %d of %d lines are %d", tail, all, got)
 			}
 		}
