@@ -390,7 +390,7 @@ func (n *node) settle(t *testing.T, a cyclerArgs) {
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
-	for _, what := range n.traces(t) {
+	for _, what := range n.left(t) {
 		t.Errorf("left behind: %s", what)
 	}
 	for _, b := range a.Bundles {

@@ -444,16 +444,11 @@ func (n *node) pressure(t *testing.T, id string) (await func()) {
 	if _, err := f.WriteString("some 1000 2000000"); err != nil { // microseconds, of so many
 		t.Fatalf("ask to be told of pressure: %v", err)
 	}
-	told := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
 	end := time.Now().Add(20 * time.Second)
 	return func() {
 		t.Helper()
-		_, err := unix.Poll(told, max(0, int(time.Until(end).Milliseconds())))
-		for errors.Is(err, unix.EINTR) {
-			_, err = unix.Poll(told, max(0, int(time.Until(end).Milliseconds())))
-		}
-		if err != nil || told[0].Revents != unix.POLLPRI {
-			t.Fatalf("no pressure within 20 s: %v, events %#x", err, told[0].Revents)
+		if !poll(t, int(f.Fd()), unix.POLLPRI, end) {
+			t.Fatal("no pressure within 20 s")
 		}
 	}
 }

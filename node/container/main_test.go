@@ -3,6 +3,7 @@ package container_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 	"berth.internal/node/container/shim"
@@ -183,11 +185,51 @@ func (n *node) clean(t testing.TB) {
 	if err := n.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	for _, what := range n.traces(t) {
+	for _, what := range n.left(t) {
 		t.Errorf("left behind: %s", what)
 	}
 	if err := os.RemoveAll(n.dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// left returns what there still is of the node's containers when everything was
+// removed and processes that are about to end have: a shim whose agent was killed ends
+// by itself.
+func (n *node) left(t testing.TB) []string {
+	t.Helper()
+	end := time.Now().Add(20 * time.Second)
+	for _, p := range n.processes(t) {
+		pid, err := strconv.Atoi(filepath.Base(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		poll(t, fd, unix.POLLIN, end)
+		_ = unix.Close(fd)
+	}
+	return n.traces(t)
+}
+
+// poll waits for one of events on a descriptor. It reports whether it came before end.
+func poll(t testing.TB, fd int, events int16, end time.Time) bool {
+	t.Helper()
+	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		_, err := unix.Poll(p, max(0, int(time.Until(end).Milliseconds())))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("poll: %v", err)
+		}
+		return p[0].Revents&events != 0
 	}
 }
 
