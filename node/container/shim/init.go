@@ -22,8 +22,7 @@ func environ() []string
 // the exit code of the command.
 func first(in call.Init) int {
 	unix.CloseOnExec(call.InitStatus)
-	name := append([]byte(call.InitName), 0)
-	_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0) // for ps only
+	nameProcess(call.InitName)
 	// Without a pid namespace of its own it is not yet the one that orphans come to.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	ended := make(chan os.Signal, 1)
@@ -47,6 +46,22 @@ func first(in call.Init) int {
 				_ = unix.Kill(pid, n) // it may just have ended
 			}
 		}
+	}
+}
+
+// nameProcess sets what ps calls this process: the name of its first thread. Go may
+// run this on another one; then that needs /proc, as ps does.
+func nameProcess(name string) {
+	if unix.Gettid() == os.Getpid() {
+		text := append([]byte(name), 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0)
+		return
+	}
+	// Without /proc the image may have anything there.
+	fd, err := unix.Open("/proc/self/comm", unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, _ = unix.Write(fd, []byte(name))
+		_ = unix.Close(fd)
 	}
 }
 
