@@ -38,7 +38,7 @@ func TestImports(t *testing.T) {
 	}
 	allowed := []string{
 		"berth.internal/cmd/berth-init", "berth.internal/internal/durable", "berth.internal/node/container/call",
-		"berth.internal/node/container/cgroup", "berth.internal/node/container/shim", "golang.org/x/sys/unix",
+		"berth.internal/node/container/cgroup", "berth.internal/node/container/shim", "berth.internal/node/container/tree", "golang.org/x/sys/unix",
 	}
 	for pkg := range strings.FieldsSeq(string(out)) {
 		if !slices.Contains(allowed, pkg) {

@@ -96,12 +96,12 @@ func TestCreateFailsInTheShim(t *testing.T) {
 	r.spec.Linux.Namespaces = append(r.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	mounts := slices.Clone(r.spec.Mounts)
 	for i, options := range [][]string{{"bind", "idmap"}, {"rbind", "ridmap"}} {
-		r.spec.Mounts = append(slices.Clone(mounts), specs.Mount{Destination: "/x", Type: "bind", Source: "/proc", Options: options})
+		r.spec.Mounts = append(slices.Clone(mounts), specs.Mount{Destination: "/x", Type: "bind", Source: "/dev/pts", Options: options})
 		o, _ := r.options(t, "c"+string(rune('a'+i)))
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if err := r.Create(ctx, o); err == nil || !strings.Contains(err.Error(), "map user ids of /proc") {
-			t.Errorf("%q: Create = %v, want an error that names /proc", options, err)
+		if err := r.Create(ctx, o); err == nil || !strings.Contains(err.Error(), "map user ids of /dev/pts") {
+			t.Errorf("%q: Create = %v, want an error that names /dev/pts", options, err)
 		}
 	}
 }
