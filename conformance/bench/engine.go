@@ -160,9 +160,9 @@ func (e *engine) exec(ctx context.Context, name string, command ...string) error
 	return e.do(ctx, "POST", "/exec/"+made.ID+"/start", map[string]any{}, nil)
 }
 
-// shims returns the share of memory that is due to each process that stands beside
-// a container below dir, in MB.
-func shims(name, dir string) (count int, each float64, err error) {
+// shims returns the share of memory that is due to the processes that stand beside
+// containers below dir, in MB.
+func shims(name, dir string) (count int, all float64, err error) {
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return 0, 0, err
@@ -182,7 +182,7 @@ func shims(name, dir string) (count int, each float64, err error) {
 	if count == 0 {
 		return 0, 0, fmt.Errorf("no process %s belongs to %s", name, dir)
 	}
-	return count, float64(total) * 1024 / 1e6 / float64(count), nil
+	return count, float64(total) * 1024 / 1e6, nil
 }
 
 // belongs reports whether a process has something below dir open, or was told of
