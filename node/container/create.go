@@ -54,51 +54,64 @@ const recordVersion = 1
 // Create builds b up to the point where only its program is missing, and starts
 // its shim. Errors: ErrExists; ErrUnsupported. After an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, b Bundle) error {
-	if err := r.create(ctx, b); err != nil {
+	if _, err := r.create(ctx, b, false); err != nil {
 		return fmt.Errorf("create container %s: %w", b.ID, err)
 	}
 	return nil
 }
 
-func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
+// Run is Create and Start in one, for a container that nobody wants to attach to, or to
+// watch, before its program begins: a few turns between processes less. Until it
+// returns nobody finds the container. Errors: ErrExists; ErrUnsupported; ErrNoCommand;
+// ErrNotExecutable. After an error nothing is left.
+func (r *Runtime) Run(ctx context.Context, b Bundle) (State, error) {
+	defer r.provide()
+	s, err := r.create(ctx, b, true)
+	if err != nil {
+		return State{}, fmt.Errorf("run container %s: %w", b.ID, err)
+	}
+	return s, nil
+}
+
+func (r *Runtime) create(ctx context.Context, b Bundle, begin bool) (_ State, err error) {
 	if !idGrammar().MatchString(b.ID) {
-		return errors.New("an id has 1 to 128 letters, digits, '_', '-' and '.', the first one a letter or digit")
+		return State{}, errors.New("an id has 1 to 128 letters, digits, '_', '-' and '.', the first one a letter or digit")
 	}
 	release, ok := r.occupy(b.ID)
 	if !ok {
-		return ErrExists
+		return State{}, ErrExists
 	}
 	defer release()
 	if there, err := r.exists(b.ID); err != nil {
-		return err
+		return State{}, err
 	} else if there {
-		return ErrExists
+		return State{}, ErrExists
 	}
 	if b.Spec == nil || b.Spec.Linux == nil {
-		return errors.New("the bundle has no spec for Linux")
+		return State{}, errors.New("the bundle has no spec for Linux")
 	}
 	if b.Spec, err = resolve(b.Spec); err != nil {
-		return err
+		return State{}, err
 	}
 	bpf, err := r.filters.compile(b.Spec.Linux.Seccomp)
 	if err != nil {
-		return err
+		return State{}, err
 	}
 	if err := errors.Join(b.Restart.check(), b.Log.check()); err != nil {
-		return err
+		return State{}, err
 	}
 	limits, err := settings(r.groups.only2, b.Spec.Linux.Resources, b.Spec.Linux.Resources)
 	if err != nil {
-		return err
+		return State{}, err
 	}
 	rules, err := deviceRules(b.Spec.Linux.Resources)
 	if err != nil {
-		return err
+		return State{}, err
 	}
 	cgroupAt := filepath.Join(r.cfg.CgroupParent, b.ID)
 	if b.Cgroup != "" {
 		if cgroupAt, err = r.chooseCgroup(b.Cgroup); err != nil {
-			return err
+			return State{}, err
 		}
 	}
 	defer func() {
@@ -108,7 +121,7 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 	}()
 	if b.Cgroup != "" {
 		if err := r.noteCgroup(b.ID, cgroupAt); err != nil {
-			return err
+			return State{}, err
 		}
 	}
 	grouped := make(chan error, 1)
@@ -123,21 +136,21 @@ func (r *Runtime) create(ctx context.Context, b Bundle) (err error) {
 		if s != nil {
 			_ = s.c.Close() // which ends the shim
 		}
-		return errors.Join(gerr, err)
+		return State{}, errors.Join(gerr, err)
 	}
 	if err != nil {
-		return err
+		return State{}, err
 	}
 	defer closeConn(s.c)
-	resp, _, err := exchange(ctx, s.c, shim.Request{Method: shim.MethodCreate, Create: &req}, programs)
+	resp, _, err := exchange(ctx, s.c, shim.Request{Method: shim.MethodCreate, Create: &req, Begin: begin}, programs)
 	if err != nil {
 		_ = s.proc.Kill()
-		return r.explain(b.ID, err)
+		return State{}, r.explain(b.ID, err)
 	}
 	for _, w := range resp.State.Warnings {
 		r.cfg.Log.Warn("container is created with less than asked", "container", b.ID, "warning", w)
 	}
-	return nil
+	return stateOf(resp.State), nil
 }
 
 // maxLogFiles is how many files a log has at most.

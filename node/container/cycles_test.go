@@ -95,7 +95,15 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 		b.Restart = container.Restart{Policy: container.RestartAlways}
 	}
 	say("create")
-	switch err := r.Create(ctx, b); {
+	begun := kind != 5 && rnd.IntN(3) == 0 // at once
+	create := r.Create
+	if begun {
+		create = func(ctx context.Context, b container.Bundle) error {
+			_, err := r.Run(ctx, b)
+			return err
+		}
+	}
+	switch err := create(ctx, b); {
 	case errors.Is(err, container.ErrNoCommand): // runc and crun look for it now
 		say("cycle")
 		return nil
@@ -114,9 +122,11 @@ func cycleOnce(r *container.Runtime, b container.Bundle, rnd *rand.Rand) error {
 		}
 	}
 	if kind != 5 { // that one is removed as it was created
-		say("start")
-		if _, err := r.Start(ctx, b.ID); err != nil && !errors.Is(err, container.ErrNoCommand) && !errors.Is(err, container.ErrStatus) {
-			return dead(err, "start")
+		if !begun {
+			say("start")
+			if _, err := r.Start(ctx, b.ID); err != nil && !errors.Is(err, container.ErrNoCommand) && !errors.Is(err, container.ErrStatus) {
+				return dead(err, "start")
+			}
 		}
 		if kind == 0 || kind == 3 {
 			say("exec")

@@ -143,6 +143,62 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("times %v, %v, %v", s.Created, s.Started, s.Finished)
 			}
 		})
+		t.Run(tc.name+", at once", func(t *testing.T) {
+			ctx := testContext(t)
+			b := n.bundle(t, tc.args...)
+			began, err := n.Run(ctx, b)
+			if !errors.Is(err, tc.start) {
+				t.Fatalf("Run = %v, want %v", err, tc.start)
+			}
+			s, werr := n.Wait(ctx, b.ID)
+			switch {
+			case tc.start != nil:
+				if !errors.Is(werr, container.ErrNotFound) {
+					t.Errorf("after Run failed there is %+v, %v", s, werr)
+				}
+			case began.Status != container.StatusRunning || began.Pid == 0 || began.Run != 1 || began.Started.IsZero():
+				t.Errorf("Run = %+v, want it running", began)
+			case werr != nil || s.ExitCode != tc.exit || s.Run != 1:
+				t.Errorf("Wait = %+v, %v, want exit code %d", s, werr, tc.exit)
+			}
+		})
+	}
+}
+
+// TestRun runs containers of each kind at once, and loses nothing of what they say.
+func TestRun(t *testing.T) {
+	n := newNode(t)
+	for _, tc := range []struct {
+		name string
+		set  func(*container.Bundle)
+		want string
+	}{
+		{"pipes", func(*container.Bundle) {}, "hello\n"},
+		{"terminal", func(b *container.Bundle) {
+			b.Spec.Process.Terminal, b.Terminal = true, &container.TerminalSize{Rows: 24, Columns: 80}
+		}, "hello\r\n"},
+		{"init", func(b *container.Bundle) { b.Init = true }, "hello\n"},
+		{"restart", func(b *container.Bundle) {
+			b.Restart = container.Restart{Policy: container.RestartOnFailure, Max: 1}
+			b.Spec.Process.Args = []string{"sh", "-c", "echo hello; exit 1"}
+		}, "hello\nhello\n"},
+		{"runc", func(b *container.Bundle) { b.Engine = engines(t)["runc"] }, "hello\n"},
+		{"crun", func(b *container.Bundle) { b.Engine = engines(t)["crun"] }, "hello\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ctx := testContext(t)
+			b := n.bundle(t, "echo", "hello")
+			tc.set(&b)
+			if _, err := n.Run(ctx, b); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := n.Wait(ctx, b.ID); err != nil || s.Error != "" {
+				t.Errorf("Wait = %+v, %v", s, err)
+			}
+			if stdout, stderr := readLog(t, b.Log.Path); stdout != tc.want || stderr != "" {
+				t.Errorf("it says %q and %q, want %q", stdout, stderr, tc.want)
+			}
+		})
 	}
 }
 

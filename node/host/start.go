@@ -102,17 +102,10 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	rec, _ := c.now()
 	id := rec.ID
 	bundle.Restart = left(rec.Spec.Restart, rec.Restarts)
-	err = h.opts.Runtime.Create(ctx, bundle)
-	release()
-	if err != nil {
-		return h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
-	}
 	defer c.begins()()
-	h.watchMemory(c)
-	h.connect(ctx, c)
-	st, err := h.opts.Runtime.Start(ctx, id)
+	st, err := h.execute(ctx, c, bundle, release)
 	if err != nil {
-		return errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))
+		return err
 	}
 	for _, w := range st.Warnings {
 		h.opts.Log.Warn("container is not all that was asked for", "container", id, "warning", w)
@@ -123,6 +116,39 @@ func (h *Host) launch(ctx context.Context, c *ctr) (err error) {
 	h.began(c, st)
 	h.begin(func(ctx context.Context) { h.watch(ctx, c, max(st.Run, 1), true) })
 	return nil
+}
+
+// execute makes the container in the runtime, connects who waits for it, and executes
+// its program. After an error the runtime has nothing of it.
+func (h *Host) execute(ctx context.Context, c *ctr, bundle container.Bundle, release func()) (st container.State, err error) {
+	if c.unattended() {
+		st, err = h.opts.Runtime.Run(ctx, bundle)
+		release()
+		if err != nil {
+			return st, h.notExecuted(c, bundle.Spec.Process, err)
+		}
+		h.connect(ctx, c) // who has come meanwhile
+		return st, nil
+	}
+	err = h.opts.Runtime.Create(ctx, bundle)
+	release()
+	if err != nil {
+		return st, h.notExecuted(c, bundle.Spec.Process, err) // runc and crun look for it now
+	}
+	h.watchMemory(c)
+	h.connect(ctx, c)
+	if st, err = h.opts.Runtime.Start(ctx, bundle.ID); err != nil {
+		return st, errors.Join(h.notExecuted(c, bundle.Spec.Process, err), h.undoCreate(ctx, c))
+	}
+	return st, nil
+}
+
+// unattended reports whether the container's program can begin as soon as it is there:
+// nobody waits for what it says, or has to watch its memory from the beginning.
+func (c *ctr) unattended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) == 0 && c.rec.Spec.Resources.Memory == 0
 }
 
 // The exit codes of a container whose program did not run, as Docker's.

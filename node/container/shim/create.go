@@ -83,9 +83,9 @@ func syncPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "sync"), os.NewFile(uintptr(fds[1]), "sync"), nil
 }
 
-// create builds the container. After an error the shim ends, and all that is
-// open with it.
-func (s *shim) create(c Create, blob []byte) (err error) {
+// create builds the container, and with begin executes its command, too. After an
+// error the shim ends, and all that is open with it.
+func (s *shim) create(c Create, blob []byte, begin bool) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != "" {
@@ -107,25 +107,28 @@ func (s *shim) create(c Create, blob []byte) (err error) {
 		return err
 	}
 	s.state = State{Version: Version, ID: s.ID, Created: time.Now().UTC()}
-	if err = s.build(); err != nil {
+	if err = s.build(begin); err != nil {
 		s.state = State{}
 		return err
 	}
 	s.state.Status = StatusCreated
 	go s.reap()
+	if begin {
+		return s.startFirst()
+	}
 	return nil
 }
 
 // build makes the container's stdio and its first process, up to where only the
-// command is missing.
-func (s *shim) build() error {
+// command is missing, or with begin a little further.
+func (s *shim) build(begin bool) error {
 	streams, err := s.openStreams()
 	switch {
 	case err != nil:
 	case s.Engine != nil:
 		err = s.forkEngine(streams)
 	default:
-		err = s.fork(streams)
+		err = s.fork(streams, begin)
 	}
 	closeAll(streams[:])
 	if err == nil && s.term.master != nil {
@@ -188,8 +191,8 @@ func (s *shim) closeStreams() {
 }
 
 // fork forks the container's first process and takes it to where only its
-// command is missing.
-func (s *shim) fork(streams stdio) (err error) {
+// command is missing. With begin it does not wait there.
+func (s *shim) fork(streams stdio, begin bool) (err error) {
 	var theirSync, theirStatus *os.File
 	defer func() {
 		closeAll([]*os.File{theirSync, theirStatus})
@@ -235,6 +238,9 @@ func (s *shim) fork(streams stdio) (err error) {
 		return err
 	}
 	closeAll([]*os.File{theirSync, theirStatus, streams[0], streams[1], streams[2]})
+	if begin {
+		_ = s.goOn() // who is dead already has said why
+	}
 	ready, err := s.reports(s.plan)
 	if err == nil && !ready {
 		err = errors.New("the container's first process ended while it was built")
@@ -415,6 +421,10 @@ func (s *shim) start() error {
 	if s.state.Status != StatusCreated || s.sync == nil && s.Engine == nil {
 		return failf(CodeStatus, "container is %s", s.state.Status)
 	}
+	return s.startFirst()
+}
+
+func (s *shim) startFirst() error {
 	err := s.execute()
 	if err == nil {
 		s.state.Run = 1
@@ -431,14 +441,23 @@ const executeLimit = time.Minute
 
 var errSlow = errors.New("the command was not executed within " + executeLimit.String())
 
+// goOn lets the container's first process go on, if it may not yet.
+func (s *shim) goOn() error {
+	if s.sync == nil {
+		return nil
+	}
+	_, err := s.sync.Write([]byte{0})
+	_ = s.sync.Close()
+	s.sync = nil
+	return err
+}
+
 // execute lets the container's first process execute its command.
 func (s *shim) execute() error {
 	if s.Engine != nil {
 		return s.executeEngine()
 	}
-	_, err := s.sync.Write([]byte{0}) // if it is dead already, that is how it stops
-	_ = s.sync.Close()
-	s.sync = nil
+	err := s.goOn() // if it is dead already, that is how it stops
 	if err == nil {
 		_ = s.status.SetReadDeadline(time.Now().Add(executeLimit))
 		if _, err = s.reports(s.plan); errors.Is(err, errSlow) {

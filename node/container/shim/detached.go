@@ -106,7 +106,7 @@ func (s *shim) createDetached(c *Conn, req Create, blob []byte, files []*os.File
 	}
 	s.given = &detached{start: files[3], report: files[4], reports: files[5], files: files[6:]}
 	s.state = State{Version: Version, ID: s.ID, Created: time.Now().UTC()}
-	if err := s.fork(stdio(files[:3])); err != nil {
+	if err := s.fork(stdio(files[:3]), false); err != nil {
 		s.state = State{}
 		code, _ := classify(err)
 		return nil, nil, failf(code, "%v", err)

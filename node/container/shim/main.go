@@ -238,9 +238,7 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 		resp.ExitCode, err = s.execOnce(c, *req.Exec, blob, files)
 		files, after = nil, s.leave
 	case req.Method == MethodCreate && req.Create != nil:
-		if err = s.create(*req.Create, blob); err != nil {
-			break
-		}
+		err = s.create(*req.Create, blob, req.Begin)
 	case req.Method == MethodStart:
 		err = s.start()
 	case req.Method == MethodState:

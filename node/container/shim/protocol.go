@@ -43,6 +43,7 @@ type Request struct {
 	Version int           `json:"version"`
 	Method  string        `json:"method"`
 	Create  *Create       `json:"create,omitempty"` // blob: the programs Prepare and Child
+	Begin   bool          `json:"begin,omitempty"`  // for MethodCreate: start it, too, and answer as MethodStart does
 	Kill    *Kill         `json:"kill,omitempty"`
 	Attach  *Attach       `json:"attach,omitempty"` // descriptors: where stdout, stderr are written to, as chosen
 	Resize  *TerminalSize `json:"resize,omitempty"`

@@ -92,7 +92,7 @@ func (s *shim) rebuild() error {
 	c.Log, c.LogSize, c.LogFiles, c.Stdin, c.StdinOnce = s.Log, s.LogSize, s.LogFiles, s.Stdin, s.StdinOnce
 	c.ID, c.Bundle, c.Cgroup, c.Restart = s.ID, s.Bundle, s.Cgroup, s.Restart
 	s.Create = c
-	if err := s.build(); err != nil {
+	if err := s.build(false); err != nil {
 		return err
 	}
 	s.hasForked()
