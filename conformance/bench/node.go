@@ -276,28 +276,47 @@ func command1(ctx context.Context, prog string, args ...string) error {
 	return nil
 }
 
-// times calls f so often and returns the median of how long it took, in ms.
-func times(count int, f func(i int) error) (float64, error) {
+// times calls f so often, where on calls it, and returns the median of how long it took,
+// in ms.
+func times(count int, on func(func() error) error, f func(i int) error) (float64, error) {
 	var took []float64
-	for i := range count {
-		began := time.Now()
-		if err := f(i); err != nil {
-			return 0, err
+	err := on(func() error {
+		for i := range count {
+			began := time.Now()
+			if err := f(i); err != nil {
+				return err
+			}
+			took = append(took, time.Since(began).Seconds()*1000)
 		}
-		took = append(took, time.Since(began).Seconds()*1000)
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
 	return median(took), nil
 }
 
-// rate calls f so often, four at a time, and returns how often in a second.
-func rate(count int, f func(i int) error) (float64, error) {
+// here is for those that are where they have to be.
+func here(f func() error) error { return f() }
+
+// anywhere calls f on any thread, for a client of an API: a thread that belongs to one
+// goroutine, as that of hidden, has to be woken for each answer.
+func anywhere(f func() error) error {
+	done := make(chan error)
+	go func() { done <- f() }()
+	return <-done
+}
+
+// rate calls f so often, four at a time, each where on calls it, and returns how often
+// in a second.
+func rate(count int, on func(func() error) error, f func(i int) error) (float64, error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
 	began := time.Now()
 	for w := range errs {
 		wg.Go(func() {
-			errs[w] = hidden(func() error {
+			errs[w] = on(func() error {
 				for i := int(next.Add(1)); i <= count; i = int(next.Add(1)) {
 					if err := f(i); err != nil {
 						return err
@@ -321,14 +340,14 @@ func (n *nodes) runs(ctx context.Context) error {
 		run := func(i int) error {
 			return n.oci(ctx, r, "run", "--bundle", filepath.Join(n.dir, "bundle/true"), fmt.Sprintf("bench-%d-%s-%d", os.Getpid(), r[0], i))
 		}
-		ms, err := times(n.sizes.lives, run)
+		ms, err := times(n.sizes.lives, here, run)
 		if err != nil {
 			return err
 		}
 		n.row("run of true by an OCI runtime", "ms", r[0], ms)
 	}
 	for _, r := range list {
-		each, err := rate(4*n.sizes.lives, func(i int) error {
+		each, err := rate(4*n.sizes.lives, hidden, func(i int) error {
 			return n.oci(ctx, r, "run", "--bundle", filepath.Join(n.dir, "bundle/true"), fmt.Sprintf("bench-%d-%s-p%d", os.Getpid(), r[0], i))
 		})
 		if err != nil {
@@ -356,7 +375,7 @@ func (n *nodes) podmanRun(ctx context.Context, name string, command ...string) e
 
 // calls measures what an engine takes from a call until the process runs.
 func (n *nodes) calls(ctx context.Context) error {
-	ms, err := times(n.sizes.lives, func(i int) error { return n.engine.start(ctx, fmt.Sprint("call", i), "sleep", "10000") })
+	ms, err := times(n.sizes.lives, anywhere, func(i int) error { return n.engine.start(ctx, fmt.Sprint("call", i), "sleep", "10000") })
 	if err != nil {
 		return err
 	}
@@ -365,14 +384,14 @@ func (n *nodes) calls(ctx context.Context) error {
 		return err
 	}
 	podmans := max(n.sizes.lives/10, 1)
-	if ms, err = times(podmans, func(i int) error { return n.podmanRun(ctx, fmt.Sprint("call", i), "sleep", "10000") }); err != nil {
+	if ms, err = times(podmans, here, func(i int) error { return n.podmanRun(ctx, fmt.Sprint("call", i), "sleep", "10000") }); err != nil {
 		return err
 	}
 	n.row("call to running, no network", "ms", "podman", ms)
 	if err := n.podman(ctx, "rm", "-f", "-t", "0", "-a"); err != nil {
 		return err
 	}
-	each, err := rate(4*n.sizes.lives, func(i int) error {
+	each, err := rate(4*n.sizes.lives, anywhere, func(i int) error {
 		name := fmt.Sprint("life", i)
 		return errors.Join(n.engine.start(ctx, name, "true"), n.engine.remove(ctx, name))
 	})
@@ -380,7 +399,7 @@ func (n *nodes) calls(ctx context.Context) error {
 		return err
 	}
 	n.row("lives by an engine, 4 at a time", "/s", "berth", each)
-	each, err = rate(2*podmans, func(i int) error {
+	each, err = rate(2*podmans, hidden, func(i int) error {
 		return n.podman(ctx, "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--rootfs", filepath.Join(n.dir, "bundle/rootfs"), "true")
 	})
 	n.row("lives by an engine, 4 at a time", "/s", "podman", each)
@@ -392,7 +411,7 @@ func (n *nodes) execs(ctx context.Context) error {
 	if err := n.engine.start(ctx, "into", "sleep", "10000"); err != nil {
 		return err
 	}
-	ms, err := times(2*n.sizes.lives, func(int) error { return n.engine.exec(ctx, "into", "true") })
+	ms, err := times(2*n.sizes.lives, anywhere, func(int) error { return n.engine.exec(ctx, "into", "true") })
 	if err != nil {
 		return err
 	}
@@ -403,7 +422,7 @@ func (n *nodes) execs(ctx context.Context) error {
 	if err := n.podmanRun(ctx, "into", "sleep", "10000"); err != nil {
 		return err
 	}
-	if ms, err = times(max(n.sizes.lives/10, 1), func(int) error { return n.podman(ctx, "exec", "into", "true") }); err != nil {
+	if ms, err = times(max(n.sizes.lives/10, 1), here, func(int) error { return n.podman(ctx, "exec", "into", "true") }); err != nil {
 		return err
 	}
 	n.row("exec by an engine", "ms", "podman", ms)
@@ -421,7 +440,7 @@ func (n *nodes) execs(ctx context.Context) error {
 		}
 		err := n.oci(ctx, r, "start", id)
 		if err == nil {
-			ms, err = times(n.sizes.lives, func(int) error { return n.oci(ctx, r, "exec", id, "/bin/true") })
+			ms, err = times(n.sizes.lives, here, func(int) error { return n.oci(ctx, r, "exec", id, "/bin/true") })
 			n.row("exec by an OCI runtime", "ms", r[0], ms)
 		}
 		if err := errors.Join(err, n.oci(context.WithoutCancel(ctx), r, "delete", "--force", id)); err != nil {
@@ -465,7 +484,7 @@ func (n *nodes) memory(ctx context.Context) error {
 // many runs as many containers as a node shall hold, and restarts the node.
 func (n *nodes) many(ctx context.Context) error {
 	began := time.Now()
-	if _, err := rate(n.sizes.many, func(i int) error { return n.engine.start(ctx, fmt.Sprint("many", i), "sleep", "10000") }); err != nil {
+	if _, err := rate(n.sizes.many, anywhere, func(i int) error { return n.engine.start(ctx, fmt.Sprint("many", i), "sleep", "10000") }); err != nil {
 		return err
 	}
 	with := fmt.Sprintf("with %d running", n.sizes.many)
@@ -498,7 +517,7 @@ func (n *nodes) removeAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = rate(len(list), func(i int) error {
+	_, err = rate(len(list), anywhere, func(i int) error {
 		return n.engine.do(ctx, "DELETE", "/containers/"+list[i-1]+"?force=1", nil, nil)
 	})
 	return err
