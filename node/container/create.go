@@ -268,3 +268,44 @@ func (r *Runtime) readRecord(id string) (*record, error) {
 	}
 	return rec, nil
 }
+
+// knownRecord is a record that was read, and the file it was read from.
+type knownRecord struct {
+	*record
+	file fs.FileInfo
+}
+
+// maxKnown is how many records are kept in memory, some 20 KiB each.
+const maxKnown = 64
+
+// record returns what readRecord does, and the same again as long as the file is the
+// same one: who runs a command in a container once, does so often. The caller does not
+// change it. Errors: ErrNotFound.
+func (r *Runtime) record(id string) (*record, error) {
+	file, err := os.Stat(r.path(id, bundleFile)) // which is replaced if it changes
+	r.mu.Lock()
+	known, ok := r.known[id]
+	r.mu.Unlock()
+	if ok && err == nil && os.SameFile(file, known.file) && file.ModTime().Equal(known.file.ModTime()) {
+		return known.record, nil
+	}
+	rec, rerr := r.readRecord(id)
+	if rerr != nil || err != nil {
+		return rec, rerr
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.known) >= maxKnown {
+		clear(r.known)
+	}
+	r.known[id] = knownRecord{rec, file}
+	return rec, nil
+}
+
+// forgetRecord is for a container that is removed: the next one of its name may get the same
+// file again.
+func (r *Runtime) forgetRecord(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, id)
+}

@@ -147,7 +147,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, spec ExecSpec) (*Exec, er
 }
 
 func (r *Runtime) exec(ctx context.Context, id string, spec ExecSpec) (*Exec, error) {
-	rec, err := r.readRecord(id)
+	rec, err := r.record(id)
 	if err != nil {
 		return nil, err
 	}

@@ -327,6 +327,7 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 // remove removes what is left of a container that has no shim, or one that is
 // about to end. All of it is tried.
 func (r *Runtime) remove(id string) error {
+	defer r.forgetRecord(id)
 	group := r.group(id)
 	var errs []error
 	left := group.Remove(0) != nil // usually nobody is in it any more, and need not be looked for

@@ -41,7 +41,8 @@ type Runtime struct {
 	changing map[string]chan struct{}
 	notes    *notifier // for WatchOOM, once somebody has called it
 	closed   bool
-	spare    chan *newShim // has the shim that is started before there is a container for it, or will; nil: there is none
+	known    map[string]knownRecord // by id, of those that were asked for last
+	spare    chan *newShim          // has the shim that is started before there is a container for it, or will; nil: there is none
 }
 
 // Open prepares the directories of cfg and the program of the shims.
@@ -58,7 +59,7 @@ func Open(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("open container runtime: %w", err)
 		}
 	}
-	r := &Runtime{cfg: cfg, busy: map[string]bool{}, changing: map[string]chan struct{}{}}
+	r := &Runtime{cfg: cfg, busy: map[string]bool{}, changing: map[string]chan struct{}{}, known: map[string]knownRecord{}}
 	var err error
 	if r.groups, err = findHierarchies(); err != nil {
 		return nil, fmt.Errorf("open container runtime: %w", err)

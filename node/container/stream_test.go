@@ -172,6 +172,44 @@ func TestMuchOutput(t *testing.T) {
 	}
 }
 
+// TestExecAfterAnother runs a command twice in each of two containers, the second of
+// which has the name of the first and no filter.
+func TestExecAfterAnother(t *testing.T) {
+	n := newNode(t)
+	b := n.bundle(t, "sleep", "1000")
+	for _, want := range []string{"Seccomp:\t2\n", "Seccomp:\t0\n"} {
+		n.create(t, b)
+		n.start(t, b.ID)
+		for range 2 {
+			p := *b.Spec.Process
+			p.Args = []string{"grep", "Seccomp:", "/proc/self/status"}
+			e, err := n.Exec(testContext(t), b.ID, container.ExecSpec{Process: p, AttachOptions: container.AttachOptions{Stdout: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := io.ReadAll(e.Stdout); err != nil || string(out) != want {
+				t.Errorf("it says %q, %v, want %q", out, err, want)
+			}
+			if _, err := e.Wait(testContext(t)); err != nil {
+				t.Error(err)
+			}
+			if err := e.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+				t.Error(err)
+			}
+		}
+		if err := n.Kill(testContext(t), b.ID, 9); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Wait(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Delete(testContext(t), b.ID); err != nil {
+			t.Fatal(err)
+		}
+		b.Spec.Linux.Seccomp = nil
+	}
+}
+
 func TestExec(t *testing.T) {
 	n := newNode(t)
 	b := n.bundle(t, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")

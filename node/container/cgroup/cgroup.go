@@ -80,6 +80,21 @@ func Write(name, value string) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
+// read returns what a small file of the kernel says, with less ado than os.ReadFile.
+func read(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 512)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	return b[:n], nil
+}
+
 // all returns the directories that exist.
 func (g Group) all() []string {
 	if g.Unified == "" {
@@ -154,7 +169,7 @@ func (g Group) Kill(limit time.Duration) error {
 // whomever.
 func (g Group) Frozen() bool {
 	if g.Unified != "" {
-		if b, err := os.ReadFile(filepath.Join(g.Unified, "cgroup.freeze")); err == nil && bytes.HasPrefix(b, []byte("1")) {
+		if b, err := read(filepath.Join(g.Unified, "cgroup.freeze")); err == nil && bytes.HasPrefix(b, []byte("1")) {
 			return true
 		}
 		if g.FrozenUnified() { // by a cgroup above it
@@ -164,19 +179,19 @@ func (g Group) Frozen() bool {
 	if g.Freezer == "" {
 		return false
 	}
-	b, err := os.ReadFile(filepath.Join(g.Freezer, "freezer.state"))
+	b, err := read(filepath.Join(g.Freezer, "freezer.state"))
 	return err == nil && !bytes.HasPrefix(b, []byte("THAWED"))
 }
 
 // FrozenUnified reports whether all processes are frozen by version 2.
 func (g Group) FrozenUnified() bool {
-	b, err := os.ReadFile(filepath.Join(g.Unified, "cgroup.events"))
+	b, err := read(filepath.Join(g.Unified, "cgroup.events"))
 	return err == nil && bytes.Contains(b, []byte("frozen 1"))
 }
 
 // FrozenV1 reports whether all processes are frozen by version 1.
 func (g Group) FrozenV1() bool {
-	b, err := os.ReadFile(filepath.Join(g.Freezer, "freezer.state"))
+	b, err := read(filepath.Join(g.Freezer, "freezer.state"))
 	return err == nil && bytes.HasPrefix(b, []byte("FROZEN"))
 }
 
