@@ -53,19 +53,14 @@ func (g Group) Tasks() (fds []int, err error) {
 		name := filepath.Join(dir, "tasks")
 		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			Close(fds)
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
 			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 		}
 		fds = append(fds, fd)
 	}
 	return fds, nil
-}
-
-// Close closes what Tasks opened.
-func Close(fds []int) {
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
 }
 
 // Write writes to a file of the kernel, without creating or truncating one.

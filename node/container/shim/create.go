@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container/call"
-	"berth.internal/node/container/cgroup"
 )
 
 // programs are the two of a plan.
@@ -252,21 +251,20 @@ func (s *shim) fork(streams stdio, begin bool) (err error) {
 }
 
 // intoCgroup makes the child of f begin in the container's cgroup. killed is shim.killed.
-// The descriptors that it has for that are closed by done, after the fork.
+// done is called after the fork.
 func (s *shim) intoCgroup(f *call.Fork, killed bool) (done func(), err error) {
-	if f.Tasks, err = s.Cgroup.Tasks(); err != nil {
+	if f.Tasks, err = s.tasks(); err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
-	open := f.Tasks
-	if s.Cgroup.Unified != "" && !killed {
-		f.Cgroup, err = unix.Open(s.Cgroup.Unified, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			cgroup.Close(open)
-			return nil, fmt.Errorf("open cgroup %s: %w", s.Cgroup.Unified, err)
-		}
-		open = append(open, f.Cgroup)
+	if s.Cgroup.Unified == "" || killed {
+		return func() {}, nil
 	}
-	return func() { cgroup.Close(open) }, nil
+	f.Cgroup, err = unix.Open(s.Cgroup.Unified, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup %s: %w", s.Cgroup.Unified, err)
+	}
+	dir := f.Cgroup
+	return func() { _ = unix.Close(dir) }, nil
 }
 
 // abandon ends a first process that was not completed.

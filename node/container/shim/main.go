@@ -75,6 +75,8 @@ func run() error {
 		done: make(chan struct{}), turn: make(chan struct{}), forked: make(chan struct{}, 1),
 		execs: map[int]chan unix.WaitStatus{},
 	}
+	// Opened once: there are ten hierarchies, and each process of exec enters all.
+	s.tasks = sync.OnceValues(func() ([]int, error) { return s.Cgroup.Tasks() })
 	rehearse()
 	return s.serve(os.NewFile(listener, "listener"))
 }
@@ -102,6 +104,8 @@ type shim struct {
 	copies   sync.WaitGroup // of stdout and stderr
 
 	garbage atomic.Int32 // what tidy has not removed yet
+
+	tasks func() ([]int, error) // see call.Fork.Tasks; open as long as the shim lives
 
 	forked chan struct{} // holds a token if something was forked since reap has seen no child
 
