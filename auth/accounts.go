@@ -5,12 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"berth.internal/internal/lazyregexp"
 	"berth.internal/storage"
 )
 
@@ -76,8 +75,8 @@ func (r *record) account(kind Kind, name string, rev uint64) Account {
 }
 
 var (
-	nameGrammar  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`) })
-	groupGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`) })
+	nameGrammar  = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`)
+	groupGrammar = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`)
 )
 
 func invalid(format string, args ...any) error {

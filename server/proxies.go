@@ -5,9 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"strings"
-	"sync"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // proxies are those whose word about where a request comes from is believed.
@@ -67,9 +67,7 @@ func (p proxies) client(r *http.Request) string {
 }
 
 // authority is what a Host header may be.
-var authority = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^[a-zA-Z0-9.\-_]{1,255}(:[0-9]{1,5})?$|^\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?$`)
-})
+var authority = lazyregexp.New(`^[a-zA-Z0-9.\-_]{1,255}(:[0-9]{1,5})?$|^\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?$`)
 
 // origin is the beginning of our URLs as the client sees it.
 func (p proxies) origin(r *http.Request) string {

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"berth.internal/auth/policy"
+	"berth.internal/internal/lazyregexp"
 )
 
 // Issuer is somebody who says by signed tokens who a caller is (OpenID Connect
@@ -124,8 +123,8 @@ type Group struct {
 }
 
 var (
-	nameGrammar  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`) })
-	groupGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`) })
+	nameGrammar  = lazyregexp.New(`^[a-z0-9][a-z0-9-]{0,31}$`)
+	groupGrammar = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9._@/-]{0,63}$`)
 )
 
 // reserved are the words that begin the names of logins, before a plus.

@@ -3,13 +3,12 @@ package oidc
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"berth.internal/auth"
 	"berth.internal/auth/policy"
+	"berth.internal/internal/lazyregexp"
 )
 
 const (
@@ -21,7 +20,7 @@ const (
 
 // userGrammar is that of users of berth's own, so that logins, too, can be written
 // everywhere.
-var userGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`) })
+var userGrammar = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$`)
 
 // Logins implements auth.Issuers.
 func (s *Issuers) Logins() []auth.LoginIssuer {

@@ -12,9 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 
 	"berth.internal/internal/config"
 	"berth.internal/internal/durable"
+	"berth.internal/internal/lazyregexp"
 )
 
 // maxFile is the largest file that is read, in bytes.
@@ -95,7 +94,7 @@ func (f File) At(host string) (Context, bool) {
 // Names returns those of the contexts, in order.
 func (f File) Names() []string { return slices.Sorted(maps.Keys(f.Contexts)) }
 
-var nameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9\[][a-zA-Z0-9._:@\[\]-]{0,99}$`) })
+var nameGrammar = lazyregexp.New(`^[a-zA-Z0-9\[][a-zA-Z0-9._:@\[\]-]{0,99}$`)
 
 // CheckName refuses what is no name of a context.
 func CheckName(name string) error {

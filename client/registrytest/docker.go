@@ -7,14 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"sync"
 	"testing"
 	"time"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // listening is what Debian's docker-registry logs once its port is open.
-var listening = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`) })
+var listening = lazyregexp.New(`listening on (127\.0\.0\.1:\d+)`)
 
 // Docker starts Debian's docker-registry (package docker-registry) on a free
 // loopback port, in memory, and returns its host:port. It ends with the test.

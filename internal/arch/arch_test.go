@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"node/peer":      {"client", "internal/...", "storage"},
 	"node/network":   {"internal/..."},
 	"node/volume":    {"internal/..."},
-	"node/container": {"internal/durable", "node/container/..."},
+	"node/container": {"internal/durable", "internal/lazyregexp", "node/container/..."},
 
 	"auth":     {"auth/...", "internal/...", "storage"},
 	"client":   {"client/...", "internal/..."},

@@ -10,11 +10,11 @@ import (
 	"io"
 	"os"
 	"reflect"
-	"regexp"
 	"strings"
-	"sync"
 
 	"go.yaml.in/yaml/v3"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // prefix begins the name of every environment variable that sets a key: the
@@ -76,9 +76,9 @@ func environment(lookup func(string) (string, bool), prefix string, v reflect.Va
 
 // The parts of yaml's messages that speak of Go.
 var (
-	unknownKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`field (\S+) not found in type \S+`) })
-	duplicate  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`mapping key (\S+) already defined at`) })
-	wrongType  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("cannot unmarshal !!(\\w+) (?:(`.*`) )?into (\\S+)") })
+	unknownKey = lazyregexp.New(`field (\S+) not found in type \S+`)
+	duplicate  = lazyregexp.New(`mapping key (\S+) already defined at`)
+	wrongType  = lazyregexp.New("cannot unmarshal !!(\\w+) (?:(`.*`) )?into (\\S+)")
 )
 
 // explain says where err is and what it means to who wrote the file.

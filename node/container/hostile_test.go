@@ -33,7 +33,7 @@ func TestHostileImage(t *testing.T) {
 		{"below the target of a bind", "data", "victim", "/data/deep/er", "", ""},
 		{"link to the node's root by proc", "data", "/proc/1/root/victim", "/data/x", "", ""},
 		{"link by a descriptor", "data", "/proc/self/fd/3", "/data", "", ""},
-		{"working directory", "work", "victim", "", "/work", ""},
+		{"working directory", "cwd", "victim", "", "/cwd", ""},
 		{"below the working directory", "job", "victim", "", "/job/deep/er", ""},
 		{"loop", "data", "data", "/data", "", "too many levels"},
 		{"file that the node gives", "etc/hosts", "victim/hosts", "/etc/hosts", "", "no such file"},
@@ -46,8 +46,8 @@ func TestHostileImage(t *testing.T) {
 		{"target in /proc of a process", "data", "/proc/self/attr", "/data", "", ""},
 		{"target is /proc itself", "data", "/proc", "/data", "", ""},
 		{"target is the root", "data", "/", "/data", "", ""},
-		{"descriptor as the working directory", "work", "/proc/self/fd/8", "", "/work", "too many levels"},
-		{"descriptor of the runtime as the working directory", "work", "/proc/1/fd/8", "", "/work/x", "too many levels"},
+		{"descriptor as the working directory", "cwd", "/proc/self/fd/8", "", "/cwd", "too many levels"},
+		{"descriptor of the runtime as the working directory", "cwd", "/proc/1/fd/8", "", "/cwd/x", "too many levels"},
 	} {
 		for _, dev := range []string{"", ", and the image's own /dev"} {
 			t.Run(tc.name+dev, func(t *testing.T) {

@@ -106,7 +106,7 @@ func TestRaceForTargets(t *testing.T) {
 		b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/v/rel/x/y/z", Type: "tmpfs"}, specs.Mount{Destination: "/v/magic/t", Type: "tmpfs"})
 		b.Spec.Linux.MaskedPaths = append(b.Spec.Linux.MaskedPaths, "/v/abs", "/v/rel/x", "/v/up")
 		b.Spec.Linux.ReadonlyPaths = append(b.Spec.Linux.ReadonlyPaths, "/v/rel", "/v/magic")
-		b.Spec.Process.Cwd = "/v/rel/work/in"
+		b.Spec.Process.Cwd = "/v/rel/cwd/in"
 		// Each kind of thing on its own, too: one that is refused hides the others.
 		if i%3 > 0 {
 			b.Spec.Mounts = slices.DeleteFunc(b.Spec.Mounts, func(m specs.Mount) bool {

@@ -12,11 +12,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"berth.internal/internal/lazyregexp"
 	"berth.internal/node/container/plan"
 	"berth.internal/node/container/shim"
 )
@@ -150,7 +150,7 @@ func copyFile(to *os.File, from string) error {
 	return err
 }
 
-var idGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`) })
+var idGrammar = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // Names of files in a bundle, beside shim.ExitFile. bundleFile makes a
 // directory a container: it is written first and removed last.

@@ -7,16 +7,15 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth.internal/internal/lazyregexp"
 	"berth.internal/node/container/cgroup"
 )
 
@@ -280,7 +279,7 @@ func (t *translation) weight(name string, w uint16) bool {
 	return true
 }
 
-var pageSize = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[1-9][0-9]{0,5}[KMG]B$`) })
+var pageSize = lazyregexp.New(`^[1-9][0-9]{0,5}[KMG]B$`)
 
 func (t *translation) hugePages(list []specs.LinuxHugepageLimit) {
 	for _, l := range list {
@@ -296,7 +295,7 @@ func (t *translation) hugePages(list []specs.LinuxHugepageLimit) {
 }
 
 // word is the name of a network interface or of another device.
-var word = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[!-~]{1,128}$`) })
+var word = lazyregexp.New(`^[!-~]{1,128}$`)
 
 func (t *translation) network(n *specs.LinuxNetwork) {
 	if n == nil {
@@ -340,7 +339,7 @@ func (t *translation) rdma(devices map[string]specs.LinuxRdma) {
 
 // unifiedKey is a file of a controller. Those of cgroup itself move and kill
 // processes; only its limits may be set.
-var unifiedKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}\.[a-zA-Z0-9_.]{1,95}$`) })
+var unifiedKey = lazyregexp.New(`^[a-z][a-z0-9_]{0,31}\.[a-zA-Z0-9_.]{1,95}$`)
 
 const (
 	maxUnified      = 128     // how many

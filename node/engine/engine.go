@@ -8,13 +8,12 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"runtime/debug"
 	"strconv"
-	"sync"
 
 	"github.com/gorilla/mux"
 
+	"berth.internal/internal/lazyregexp"
 	"berth.internal/node/host"
 )
 
@@ -98,7 +97,7 @@ func (e *Engine) handle(fn handler) http.Handler {
 
 // versioned matches the version in front of a path. The API can be called
 // without one, which means the newest.
-var versioned = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/v([0-9]{1,3})\.([0-9]{1,3})(/.*)$`) })
+var versioned = lazyregexp.New(`^/v([0-9]{1,3})\.([0-9]{1,3})(/.*)$`)
 
 type versionKey struct{}
 

@@ -6,14 +6,14 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // splitComma yields the parts of a list.
@@ -133,7 +133,7 @@ func giveDevice(s *specs.Spec, dev specs.LinuxDevice, access string, allowed boo
 	}
 }
 
-var deviceRuleGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$`) })
+var deviceRuleGrammar = lazyregexp.New(`^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$`)
 
 // parseDeviceRule reads "c 1:3 rwm"; a, and * for a number, mean any.
 func parseDeviceRule(rule string) (specs.LinuxDeviceCgroup, error) {

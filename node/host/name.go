@@ -2,14 +2,14 @@ package host
 
 import (
 	"math/rand/v2"
-	"regexp"
 	"strconv"
 	"strings"
-	"sync"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // nameGrammar is what Docker allows as a container's name.
-var nameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
+var nameGrammar = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 // maxName is the longest name, in bytes: it must do as a host name's label and
 // as a file name.

@@ -3,15 +3,14 @@ package host
 import (
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/docker/go-units"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth.internal/internal/lazyregexp"
 	"berth.internal/node/container"
 )
 
@@ -233,7 +232,7 @@ func (s Spec) fill(img v1.ImageConfig) Spec {
 	return s
 }
 
-var hostnameGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$`) })
+var hostnameGrammar = lazyregexp.New(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$`)
 
 // check reports what no container can be made from. It is called after fill.
 func (s Spec) check() error {

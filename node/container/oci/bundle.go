@@ -7,12 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth.internal/internal/lazyregexp"
 )
 
 // maxConfig is how long a bundle's config.json may be, in bytes.
@@ -91,7 +91,7 @@ func parseConfig(data []byte) (*specs.Spec, error) {
 }
 
 // userPath is the user namespace of a process.
-var userPath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/proc/(self|[0-9]+)/ns/user$`) })
+var userPath = lazyregexp.New(`^/proc/(self|[0-9]+)/ns/user$`)
 
 // mapped fills in the mappings of a user namespace that is joined: they are that one's.
 func mapped(l *specs.Linux) error {
@@ -118,9 +118,7 @@ func mapped(l *specs.Linux) error {
 }
 
 // version is a semantic version, as ociVersion must be.
-var version = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
-})
+var version = lazyregexp.New(`^(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 
 // checkVersion refuses configurations of versions that may mean something else. All
 // of 1 are compatible, by the specification's own rules; 1.0.0's candidates are what

@@ -218,11 +218,11 @@ func (s *shim) fork(streams stdio, begin bool) (err error) {
 		return err
 	}
 	defer closeAll(own)
-	leave, err := s.intoCgroup(&f, s.killed)
+	done, err := s.intoCgroup(&f, s.killed)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer done()
 	pid, pidfd, err := f.Start(s.plan.child)
 	if err != nil {
 		return fmt.Errorf("fork into new namespaces: %w", err)

@@ -100,11 +100,11 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 	s.mu.Lock()
 	killed := s.killed
 	s.mu.Unlock()
-	leave, err := s.intoCgroup(&f, killed)
+	done, err := s.intoCgroup(&f, killed)
 	if err != nil {
 		return p, err
 	}
-	defer leave()
+	defer done()
 	var warnings []string
 	var pts *os.File
 	p.pid, p.exited, err = s.begin(e, &f, plan)
