@@ -127,6 +127,7 @@ func (h *Host) execute(ctx context.Context, c *ctr, bundle container.Bundle, rel
 		if err != nil {
 			return st, h.notExecuted(c, bundle.Spec.Process, err)
 		}
+		h.watchMemory(c)  // there is no limit now; there may have been one in the run before
 		h.connect(ctx, c) // who has come meanwhile
 		return st, nil
 	}

@@ -46,6 +46,43 @@ func TestMemoryLimitLater(t *testing.T) {
 	n.endsUntold(t, "hog", events)
 }
 
+// TestMemoryLimitOfAnotherRun: a limit that the run before had does not count for one
+// that is set in this one.
+func TestMemoryLimitOfAnotherRun(t *testing.T) {
+	n := newNode(t)
+	events := n.Events()
+	defer events.Close()
+	limit := func(bytes int64) {
+		t.Helper()
+		if err := n.Update(t.Context(), "hog", func(s *Spec) error {
+			s.Resources.Memory, s.Resources.MemorySwap = bytes, bytes
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.create(t, "hog", "until [ -e /go ]; do sleep 0.02; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 100", func(s *Spec) {
+		s.Resources = Resources{Memory: 16 << 20, MemorySwap: 16 << 20}
+	})
+	n.start(t, "hog")
+	if err := n.Kill(t.Context(), "hog", "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	events.await(t, "hog", "die")
+	limit(0)
+	n.start(t, "hog")
+	limit(16 << 20)
+	x, err := n.CreateExec(t.Context(), "hog", ExecSpec{Args: []string{"touch", "/go"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartExec(t.Context(), x, Streams{}); err != nil {
+		t.Fatal(err)
+	}
+	events.await(t, "hog", "oom")
+	n.endsUntold(t, "hog", events)
+}
+
 // endsUntold kills the container, whose end of memory was told before. The signal is
 // told before or after the end that it makes, and nothing else is.
 func (n *node) endsUntold(t *testing.T, name string, events *Subscription) {
