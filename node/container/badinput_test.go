@@ -140,10 +140,29 @@ func TestBadDirectories(t *testing.T) {
 		if (err == nil) != (tc.create == "") || err != nil && !strings.Contains(err.Error(), tc.create) && !strings.Contains(err.Error(), "too many levels") {
 			t.Errorf("Create in %.30q = %v, want %q", tc.cwd, err, tc.create)
 		}
+		if want := tc.create == "not a directory"; err != nil && strings.Contains(err.Error(), tc.create) && errors.Is(err, container.ErrNotDirectory) != want {
+			t.Errorf("Create in %.30q = %v; is it ErrNotDirectory? want %t", tc.cwd, err, want)
+		}
 		p := processWith(running, "true")
 		p.Cwd = tc.cwd
 		if _, err := n.Exec(testContext(t), running.ID, container.ExecSpec{Process: *p}); err == nil || !strings.Contains(err.Error(), tc.exec) {
 			t.Errorf("Exec in %.30q = %v, want %q", tc.cwd, err, tc.exec)
+		}
+	}
+}
+
+// TestFileAsDirectory: each of runc and crun says it in words of its own.
+func TestFileAsDirectory(t *testing.T) {
+	n := newNode(t)
+	for name, path := range engines(t) {
+		b := n.bundle(t, "true")
+		b.Engine, b.Spec.Process.Cwd = path, "/bin/busybox"
+		err := n.Create(testContext(t), b)
+		if err == nil {
+			_, err = n.Start(testContext(t), b.ID)
+		}
+		if !errors.Is(err, container.ErrNotDirectory) {
+			t.Errorf("%s: %v, want ErrNotDirectory", name, err)
 		}
 	}
 }

@@ -276,4 +276,5 @@ var (
 	ErrUnsupported   = plan.ErrUnsupported
 	ErrNotExecutable = errors.New("command cannot be executed") // exit code 126
 	ErrNoCommand     = errors.New("command not found")          // exit code 127
+	ErrNotDirectory  = errors.New("a file is where a directory must be")
 )

@@ -52,7 +52,7 @@ func (rec *record) bundle() Bundle {
 const recordVersion = 1
 
 // Create builds b up to the point where only its program is missing, and starts
-// its shim. Errors: ErrExists; ErrUnsupported. After an error nothing is left.
+// its shim. Errors: ErrExists; ErrUnsupported; ErrNotDirectory. After an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, b Bundle) error {
 	if _, err := r.create(ctx, b, false); err != nil {
 		return fmt.Errorf("create container %s: %w", b.ID, err)
@@ -62,8 +62,8 @@ func (r *Runtime) Create(ctx context.Context, b Bundle) error {
 
 // Run is Create and Start in one, for a container that nobody wants to attach to, or to
 // watch, before its program begins: a few turns between processes less. Until it
-// returns nobody finds the container. Errors: ErrExists; ErrUnsupported; ErrNoCommand;
-// ErrNotExecutable. After an error nothing is left.
+// returns nobody finds the container. Errors: ErrExists; ErrUnsupported; ErrNotDirectory;
+// ErrNoCommand; ErrNotExecutable. After an error nothing is left.
 func (r *Runtime) Run(ctx context.Context, b Bundle) (State, error) {
 	defer r.provide()
 	s, err := r.create(ctx, b, true)

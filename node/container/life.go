@@ -56,7 +56,7 @@ func receive(ctx context.Context, c *shim.Conn) (shim.Response, []*os.File, erro
 	}
 	kind := map[string]error{
 		shim.CodeStatus: ErrStatus, shim.CodeUnknown: ErrUnsupported,
-		shim.CodeNoCommand: ErrNoCommand, shim.CodeNotExecutable: ErrNotExecutable,
+		shim.CodeNoCommand: ErrNoCommand, shim.CodeNotExecutable: ErrNotExecutable, shim.CodeNotDirectory: ErrNotDirectory,
 	}[resp.Error.Code]
 	if kind == nil {
 		return resp, files, errors.New(resp.Error.Message)

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
 )
@@ -185,9 +182,7 @@ func startFailure(command string, err error) error {
 		return fmt.Errorf("exec: %q: %w (%w)", command, errNotExecutable, err)
 	case errors.Is(err, container.ErrUnsupported):
 		return unsupported("%v", err)
-	case strings.HasSuffix(strings.ToLower(err.Error()), unix.ENOTDIR.Error()):
-		// The working directory or the place of a mount is a file, or below one. The
-		// runtime, be it ours, runc or crun, has only words for it.
+	case errors.Is(err, container.ErrNotDirectory):
 		return invalid("%v", err)
 	}
 	return err

@@ -475,10 +475,12 @@ func (s *shim) execute() error {
 // code a shell would give it.
 func classify(err error) (code string, exit int) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Code, map[string]int{CodeNoCommand: ExitNoCommand, CodeNotExecutable: ExitNotExecutable, CodeFailed: ExitFailed}[e.Code]
+		return e.Code, map[string]int{CodeNoCommand: ExitNoCommand, CodeNotExecutable: ExitNotExecutable, CodeNotDirectory: ExitFailed, CodeFailed: ExitFailed}[e.Code]
 	}
 	f, ok := errors.AsType[*call.Failure](err)
 	switch {
+	case ok && !f.Command && f.Errno == unix.ENOTDIR:
+		return CodeNotDirectory, ExitFailed
 	case !ok || !f.Command:
 		return CodeFailed, ExitFailed
 	case f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR:

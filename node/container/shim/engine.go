@@ -382,6 +382,8 @@ func (s *shim) complaint(log, what string) error {
 		return failf(CodeNoCommand, "%s", last)
 	case strings.Contains(lower, "exec") && (strings.Contains(lower, "permission denied") || strings.Contains(lower, "not permitted")):
 		return failf(CodeNotExecutable, "%s", last)
+	case strings.HasSuffix(lower, unix.ENOTDIR.Error()):
+		return failf(CodeNotDirectory, "%s", last)
 	}
 	return failf(CodeFailed, "%s", last)
 }

@@ -268,7 +268,8 @@ func (s *shim) handle(c *Conn, req *Request, blob []byte, files []*os.File) (res
 	if err != nil {
 		coded, ok := errors.AsType[*Error](err)
 		if !ok {
-			coded = failf(CodeFailed, "%v", err)
+			code, _ := classify(err)
+			coded = failf(code, "%v", err)
 		}
 		return Response{Error: coded}, nil, after
 	}
