@@ -321,6 +321,17 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.Limits.Caller.validate("caller")...)
 	errs = append(errs, c.Limits.Address.validate("address")...)
+	errs = append(errs, c.validateContent()...)
+	if c.ShutdownTimeout < 0 {
+		wrong("shutdown_timeout: must not be negative")
+	}
+	return errors.Join(errs...)
+}
+
+// validateContent is the part of Validate about what is stored, for how long, and who
+// looks after it.
+func (c Config) validateContent() (errs []error) {
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch c.Sparse {
 	case registry.SparseNone, registry.SparseIndex, registry.SparseAll:
 	default:
@@ -376,10 +387,7 @@ func (c Config) Validate() error {
 	if c.Audit.Files < 2 {
 		wrong("audit.files: must be at least 2")
 	}
-	if c.ShutdownTimeout < 0 {
-		wrong("shutdown_timeout: must not be negative")
-	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Public tells whether other machines reach the registry, and nothing but users

@@ -121,6 +121,14 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	gatherer.MustRegister(s.collector.Metrics()...)
 	gatherer.MustRegister(s.scrub.Metrics()...)
 	gatherer.MustRegister(s.audit.Metrics()...)
+	s.handler = httpx.Log(log, render, s.metrics.observe, s.front(gatherer))
+	return s, nil
+}
+
+// front answers all requests: it hands those of the two APIs to them, after it has found
+// out who asks and how often, and the rest to routes.
+func (s *Server) front(gatherer prometheus.Gatherer) http.Handler {
+	cfg, d := s.cfg, s.storage
 	api := registry.New(registry.Config{
 		Store: d.Store, Index: d.Index,
 		Access: s.access, Wider: s.wider, Lists: s.lists, Owner: s.owner, Suspect: s.scrub.Suspect, Audit: s.audit,
@@ -129,7 +137,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 	s.control = control.New(control.Config{
 		Access: s.controlAccess, Caller: func(r *http.Request) auth.Caller { return visitorOf(r).Owner }, Address: s.client, Ready: s.ready, Name: func() string { return s.name }, Version: cfg.Version, Policy: s.policy, Decider: s.decider,
 		Settings: s.settings, Reload: s.Reload, Index: d.Index, Rules: s.rules, Collector: s.collector, Store: d.Store, Scrub: s.scrub,
-		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: log,
+		Backup: backup.Source{Drivers: d, Data: cfg.Data}, Identities: s.identities, Audit: s.audit, Log: s.log,
 	})
 	router := s.routes(gatherer)
 	byCaller := func() *limiter { return s.now.Load().byCaller }
@@ -145,7 +153,7 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 		limitedAPI.ServeHTTP(w, r)
 		return nil
 	})
-	front := limited(byAddress, s.addressOf, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return limited(byAddress, s.addressOf, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v2"):
 			distribution.ServeHTTP(w, r)
@@ -156,8 +164,6 @@ func Open(ctx context.Context, cfg Config, d storage.Drivers, log *slog.Logger, 
 			router.ServeHTTP(w, r)
 		}
 	}))
-	s.handler = httpx.Log(log, render, s.metrics.observe, front)
-	return s, nil
 }
 
 // routes are the paths beside those of the two APIs.
