@@ -301,9 +301,9 @@ func (b *builder) sealLater(mount mounted, m specs.Mount) {
 // it is not there.
 func (b *builder) attach(m mounted) {
 	c := b.child
-	what := "mount a file on " + m.dest // which is what is wrong if it is a directory
+	what := "mount a file on " + m.dest + " (is that a directory?)" // then the kernel says only that it is invalid
 	if m.dir {
-		what = "mount a directory on " + m.dest
+		what = "mount a directory on " + m.dest + " (is that a file?)"
 	}
 	resolve := uint64(unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS)
 	if m.noSymlink {
