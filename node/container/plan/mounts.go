@@ -301,15 +301,16 @@ func (b *builder) sealLater(mount mounted, m specs.Mount) {
 // it is not there.
 func (b *builder) attach(m mounted) {
 	c := b.child
-	what := "mount a file on " + m.dest + " (is that a directory?)" // then the kernel says only that it is invalid
+	kind, hint := "file", "is that a directory?" // then the kernel says only that it is invalid
 	if m.dir {
-		what = "mount a directory on " + m.dest + " (is that a file?)"
+		kind, hint = "directory", "is that a file?"
 	}
 	resolve := uint64(unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS)
 	if m.noSymlink {
 		resolve |= unix.RESOLVE_NO_SYMLINKS
-		what += " (which must not be a symbolic link)"
+		hint = "which must not be a symbolic link"
 	}
+	what := fmt.Sprintf("mount a %s on %s (%s)", kind, m.dest, hint)
 	open := func() *call.Op {
 		return c.Call(unix.SYS_OPENAT2, call.Get(b.root), call.Str(m.dest[1:]), openHow(unix.O_PATH|unix.O_CLOEXEC, resolve), call.Int(sizeofOpenHow)).
 			To(b.at).As(what)
