@@ -19,29 +19,43 @@ func TestMemoryRunsOut(t *testing.T) {
 	n.endsUntold(t, "hog", events)
 }
 
+// fillsMemory takes 64 MiB when fillMemory says so.
+const fillsMemory = "until [ -e /go ]; do sleep 0.02; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 100"
+
+func (n *node) fillMemory(t *testing.T, name string) {
+	t.Helper()
+	x, err := n.CreateExec(t.Context(), name, ExecSpec{Args: []string{"touch", "/go"}})
+	if err == nil {
+		err = n.StartExec(t.Context(), x, Streams{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// limitMemory gives a container another limit of memory, or none.
+func (n *node) limitMemory(t *testing.T, name string, limit int64) {
+	t.Helper()
+	if err := n.Update(t.Context(), name, func(s *Spec) error {
+		s.Resources.Memory, s.Resources.MemorySwap = limit, limit
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestMemoryLimitLater: also of a limit that was set on a container that runs, taken
 // away and set again; once.
 func TestMemoryLimitLater(t *testing.T) {
 	n := newNode(t)
 	events := n.Events()
 	defer events.Close()
-	n.create(t, "hog", "until [ -e /go ]; do sleep 0.02; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 100", nil)
+	n.create(t, "hog", fillsMemory, nil)
 	n.start(t, "hog")
 	for _, limit := range []int64{16 << 20, 0, 16 << 20} {
-		if err := n.Update(t.Context(), "hog", func(s *Spec) error {
-			s.Resources.Memory, s.Resources.MemorySwap = limit, limit
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
+		n.limitMemory(t, "hog", limit)
 	}
-	x, err := n.CreateExec(t.Context(), "hog", ExecSpec{Args: []string{"touch", "/go"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.StartExec(t.Context(), x, Streams{}); err != nil {
-		t.Fatal(err)
-	}
+	n.fillMemory(t, "hog")
 	events.await(t, "hog", "oom")
 	n.endsUntold(t, "hog", events)
 }
@@ -52,16 +66,7 @@ func TestMemoryLimitOfAnotherRun(t *testing.T) {
 	n := newNode(t)
 	events := n.Events()
 	defer events.Close()
-	limit := func(bytes int64) {
-		t.Helper()
-		if err := n.Update(t.Context(), "hog", func(s *Spec) error {
-			s.Resources.Memory, s.Resources.MemorySwap = bytes, bytes
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n.create(t, "hog", "until [ -e /go ]; do sleep 0.02; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 100", func(s *Spec) {
+	n.create(t, "hog", fillsMemory, func(s *Spec) {
 		s.Resources = Resources{Memory: 16 << 20, MemorySwap: 16 << 20}
 	})
 	n.start(t, "hog")
@@ -69,16 +74,10 @@ func TestMemoryLimitOfAnotherRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	events.await(t, "hog", "die")
-	limit(0)
+	n.limitMemory(t, "hog", 0)
 	n.start(t, "hog")
-	limit(16 << 20)
-	x, err := n.CreateExec(t.Context(), "hog", ExecSpec{Args: []string{"touch", "/go"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.StartExec(t.Context(), x, Streams{}); err != nil {
-		t.Fatal(err)
-	}
+	n.limitMemory(t, "hog", 16<<20)
+	n.fillMemory(t, "hog")
 	events.await(t, "hog", "oom")
 	n.endsUntold(t, "hog", events)
 }
