@@ -253,7 +253,7 @@ func (f *Front) Exec(ctx context.Context, in Inside) (*Forked, error) {
 	}
 	prepare := p.Prepare.Encode()
 	req := shim.Request{Method: shim.MethodExec, Exec: &shim.Exec{
-		OOM: p.OOM, Enter: p.Enter, Send: p.Send, Master: p.Master, Prepare: len(prepare), Once: &shim.Once{Cgroup: in.Cgroup, Leave: in.Leave},
+		Enter: p.Enter, Share: p.Share, Send: p.Send, Master: p.Master, Prepare: len(prepare), Once: &shim.Once{Cgroup: in.Cgroup, Leave: in.Leave},
 	}}
 	files := append(append(in.Stdio[:], in.Init), in.Files...)
 	resp, given, err := exchange(ctx, h.c, req, p.Child.Append(prepare), files...)

@@ -200,7 +200,7 @@ func (r *Runtime) execRequest(rec *record, spec ExecSpec) (shim.Request, []byte,
 	prepare := ep.Prepare.Encode()
 	return shim.Request{Method: method, Exec: &shim.Exec{
 		Attach: shim.Attach{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr},
-		OOM:    ep.OOM, Enter: ep.Enter, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
+		Enter:  ep.Enter, Share: ep.Share, Prepare: len(prepare), Send: ep.Send, Master: ep.Master,
 	}}, ep.Child.Append(prepare), nil
 }
 

@@ -2,7 +2,9 @@ package call_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +119,12 @@ func errText(err error) string {
 
 // TestFork lets a child say in all ways how far it came.
 func TestFork(t *testing.T) {
+	for _, share := range []bool{false, true} {
+		t.Run(fmt.Sprintf("share %v", share), func(t *testing.T) { testFork(t, share) })
+	}
+}
+
+func testFork(t *testing.T, share bool) {
 	r, w := pipe(t)
 	out, in := pipe(t)
 	p := call.New(2)
@@ -125,7 +133,7 @@ func TestFork(t *testing.T) {
 	p.Call(unix.SYS_WRITE, call.Get(1), call.Str("from the child"), call.Int(14))
 	p.Call(unix.SYS_EXECVE, call.Str("/no/such"), p.List([]string{"a"}), p.List(nil)).Command().As("execute /no/such")
 	c := load(t, p)
-	pid, pidfd, err := call.Fork{Status: int(w.Fd()), Regs: []uintptr{w.Fd(), in.Fd()}}.Start(c)
+	pid, pidfd, err := call.Fork{Share: share, Status: int(w.Fd()), Regs: []uintptr{w.Fd(), in.Fd()}}.Start(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +166,47 @@ func TestFork(t *testing.T) {
 	text := make([]byte, 20)
 	if n, err := out.Read(text); err != nil || string(text[:n]) != "from the child" {
 		t.Errorf("child wrote %q, %v", text[:n], err)
+	}
+}
+
+// TestForkShared has a child that waits for its parent's other threads, which must go on
+// meanwhile, also if only one may run at a time.
+func TestForkShared(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	out, in := pipe(t)
+	wait, word := pipe(t)
+	_, w := pipe(t)
+	p := call.New(3)
+	b := p.Reg()
+	p.Call(unix.SYS_WRITE, call.Get(1), call.Str("here"), call.Int(4))
+	p.Call(unix.SYS_READ, call.Get(2), call.Data(make([]byte, 1)), call.Int(1)).To(b).AtLeast(1)
+	p.Call(unix.SYS_EXIT_GROUP, call.Get(b))
+	c := load(t, p)
+	type result struct {
+		pid int
+		err error
+	}
+	started := make(chan result, 1)
+	go func() {
+		pid, pidfd, err := call.Fork{Share: true, Status: int(w.Fd()), Regs: []uintptr{w.Fd(), in.Fd(), wait.Fd()}}.Start(c)
+		started <- result{pid, errors.Join(err, unix.Close(pidfd))}
+	}()
+	text := make([]byte, 5)
+	if n, err := out.Read(text); err != nil || string(text[:n]) != "here" {
+		t.Fatalf("child wrote %q, %v", text[:n], err)
+	}
+	select {
+	case r := <-started:
+		t.Errorf("start returned %v while the child still used the memory", r)
+	default:
+	}
+	if _, err := word.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	r := <-started
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(r.pid, &ws, 0, nil); r.err != nil || err != nil || ws.ExitStatus() != 1 {
+		t.Errorf("start %v, child ended with %v, %v; want exit status 1", r.err, ws, err)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Three functions of Go's runtime that package syscall forks with. Go keeps
-// them reachable for programs that fork in ways syscall cannot (golang/go
+// Functions of Go's runtime that package syscall forks and waits with. Go keeps
+// them reachable for programs that do so in ways syscall cannot (golang/go
 // #67401).
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
@@ -28,6 +28,16 @@ func afterFork()
 
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
+
+//go:linkname enterSyscall runtime.entersyscall
+func enterSyscall()
+
+//go:linkname exitSyscall runtime.exitsyscall
+func exitSyscall()
+
+// rawClone makes the call clone or clone3. A child that shares this process's memory
+// may return from it first.
+func rawClone(trap, a1, a2, a3 uintptr) (pid, errno uintptr)
 
 // cloneArgs is struct clone_args of clone3(2), up to what Linux 5.7 knows.
 type cloneArgs struct {
@@ -54,6 +64,11 @@ type Fork struct {
 	// User is a descriptor of a user namespace in which the child is born, and in which
 	// its new namespaces are; 0: this process's.
 	User int
+	// Share lets the child use this process's memory, until it has executed another program or
+	// has ended: Start returns then. Nothing is copied, neither then nor page by page when
+	// one of the two writes. Not for what a kernel refuses to a process whose memory
+	// is another one's, too: to enter a namespace of time. Not with User.
+	Share bool
 	// Status takes the child's reports. What these count is ahead by Ahead.
 	Status, Ahead int
 	// Regs are the first registers of the child, all of them descriptors. It closes
@@ -72,7 +87,7 @@ type Namespace struct {
 // Start runs c in a new child. What becomes of it is reported on f.Status: a failure, after
 // which the child exits; readiness; and nothing but the end of file once the
 // child has executed another program. It returns the child's number and a
-// descriptor of it. Only the child itself waits for anything.
+// descriptor of it. Without Share only the child itself waits for anything.
 func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
 	m := c.machine(f.Status, uint32(f.Ahead), f.Regs)
 	fd := int32(-1)
@@ -84,6 +99,11 @@ func (f Fork) Start(c *Code) (pid, pidfd int, err error) {
 	}
 	if f.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
+	}
+	if f.Share {
+		// Without VFORK a lack of memory in the child's cgroup could end this process as well: the
+		// kernel kills all that share the memory of its victim.
+		args.flags |= unix.CLONE_VM | unix.CLONE_VFORK
 	}
 	var h *helper
 	if f.User > 0 {
@@ -219,6 +239,10 @@ func (h *helper) fork(args *cloneArgs) {
 //go:norace
 //go:nocheckptr
 func fork(m *machine, args *cloneArgs, h *helper, enter []Namespace, tasks []int, others []span) (pid uintptr, errno syscall.Errno, lost bool) {
+	shared := args.flags&unix.CLONE_VFORK != 0
+	if shared {
+		enterSyscall() // who knows how long it takes: others shall go on
+	}
 	beforeFork()
 	entered := 0
 	for i := range enter {
@@ -228,37 +252,7 @@ func fork(m *machine, args *cloneArgs, h *helper, enter []Namespace, tasks []int
 		entered++
 	}
 	if errno == 0 {
-		first := args
-		if h != nil {
-			first = &h.args
-		}
-		if first.flags == unix.CLONE_PIDFD {
-			// A filter of system calls that looks at flags lets this one pass.
-			pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE, uintptr(first.flags|first.exitSignal), 0, uintptr(first.pidfd))
-		} else {
-			pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(first)), unsafe.Sizeof(*first), 0)
-		}
-		if errno == 0 && pid == 0 {
-			afterForkInChild()
-			if h != nil {
-				h.fork(args) // goes on in the child
-			}
-			for i := range tasks {
-				m.octet[0] = '0' // whoever writes
-				if _, _, e := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(tasks[i]), uintptr(unsafe.Pointer(&m.octet)), 1); e != 0 {
-					m.write(reportCgroup, uintptr(e))
-					_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
-				}
-			}
-			for i := range others {
-				_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
-			}
-			at, e := m.run()
-			m.tell(at, e)
-			for {
-				_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
-			}
-		}
+		pid, errno = clone(m, args, h, tasks, others)
 	}
 	for i := range entered {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(enter[i].Own), uintptr(enter[i].Type), 0); e != 0 {
@@ -266,5 +260,52 @@ func fork(m *machine, args *cloneArgs, h *helper, enter []Namespace, tasks []int
 		}
 	}
 	afterFork()
+	if shared {
+		exitSyscall()
+	}
 	return pid, errno, lost
+}
+
+// clone is the part of fork whose place on the stack belongs to the child: if they
+// share it, the parent finds nothing there but what rawClone returned to it, and
+// returns at once.
+//
+//go:noinline
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func clone(m *machine, args *cloneArgs, h *helper, tasks []int, others []span) (pid uintptr, errno syscall.Errno) {
+	first := args
+	if h != nil {
+		first = &h.args
+	}
+	var e uintptr
+	if first.flags&^(unix.CLONE_VM|unix.CLONE_VFORK) == unix.CLONE_PIDFD {
+		// A filter of system calls that looks at flags lets this one pass.
+		pid, e = rawClone(unix.SYS_CLONE, uintptr(first.flags|first.exitSignal), 0, uintptr(first.pidfd))
+	} else {
+		pid, e = rawClone(unix.SYS_CLONE3, uintptr(unsafe.Pointer(first)), unsafe.Sizeof(*first), 0)
+	}
+	if e != 0 || pid != 0 {
+		return pid, syscall.Errno(e)
+	}
+	afterForkInChild()
+	if h != nil {
+		h.fork(args) // goes on in the child
+	}
+	for i := range tasks {
+		m.octet[0] = '0' // whoever writes
+		if _, _, e := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(tasks[i]), uintptr(unsafe.Pointer(&m.octet)), 1); e != 0 {
+			m.write(reportCgroup, uintptr(e))
+			_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+		}
+	}
+	for i := range others {
+		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, others[i].first, others[i].last, 0)
+	}
+	at, failed := m.run()
+	m.tell(at, failed)
+	for {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+	}
 }

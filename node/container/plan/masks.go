@@ -108,17 +108,24 @@ func (b *builder) limits() error {
 	if b.Detached != nil {
 		pipe = b.Detached.Pipe
 	}
-	return adopt(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, pipe)
+	giveStdio(b.parent, b.spec.Process, l.UIDMappings, l.GIDMappings, pipe)
+	return resources(b.parent, call.Get(Child), b.spec.Process)
 }
 
-// adopt is limits for any process. pipe says which of its stdio are pipes.
-func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMapping, pipe [3]bool) error {
+// giveStdio makes pipes belong to the process's user, who may open them anew by
+// /dev/stdout.
+func giveStdio(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMapping, pipe [3]bool) {
 	uid, gid := hostID(uids, proc.User.UID), hostID(gids, proc.User.GID)
 	for i, fd := range []call.Reg{Stdin, Stdout, Stderr} {
 		if pipe[i] {
 			p.Call(unix.SYS_FCHOWN, call.Get(fd), call.Int(uid), call.Int(gid)).As("give stdio to the process's user")
 		}
 	}
+}
+
+// resources sets what only the node may give to the process who: itself, by 0, before it has
+// the container's capabilities, or another one.
+func resources(p *call.Program, who call.Arg, proc *specs.Process) error {
 	for _, l := range proc.Rlimits {
 		if lowersFiles(l) {
 			if l.Hard < buildFiles {
@@ -126,9 +133,9 @@ func adopt(p *call.Program, proc *specs.Process, uids, gids []specs.LinuxIDMappi
 			}
 			l.Soft = l.Hard
 		}
-		setRlimit(p, call.Get(Child), l)
+		setRlimit(p, who, l)
 	}
-	return schedule(p, proc)
+	return schedule(p, who, proc)
 }
 
 // buildFiles is how many descriptors a process may have open while it is built.

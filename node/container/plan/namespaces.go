@@ -178,6 +178,10 @@ func (ns namespaces) enter() (kinds []int) {
 	return kinds
 }
 
+// shares says of a further process that it may share the memory of whoever forks it: nobody
+// who does can enter a namespace of time.
+func (ns namespaces) shares() bool { return !ns.has(unix.CLONE_NEWTIME) }
+
 // hostID returns the number on the node of a number in the container, which is
 // the number itself without mappings; -1 if it has none.
 func hostID(maps []specs.LinuxIDMapping, id uint32) int {

@@ -173,8 +173,8 @@ func lookUp(c *call.Program, proc *specs.Process) {
 
 // Exec is the plan of a further process of a container.
 type Exec struct {
-	OOM     *int
 	Enter   []int // CLONE_NEW* of namespaces that the shim enters for the fork
+	Share   bool  // see call.Fork
 	Prepare *call.Program
 	Send    []call.Reg // of Prepare, what the child receives instead of a word
 	Master  call.Reg   // of Prepare: the terminal; 0: none
@@ -210,9 +210,7 @@ func ForExec(in ExecInput) (*Exec, error) {
 		return nil, err
 	}
 	parent, child := call.New(parentRegs), call.New(childRegs+call.Reg(in.Files))
-	if err := adopt(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe); err != nil {
-		return nil, err
-	}
+	giveStdio(parent, proc, s.Linux.UIDMappings, s.Linux.GIDMappings, in.Pipe)
 	where, err := affinityOf(proc, s.Process)
 	if err != nil {
 		return nil, err
@@ -227,9 +225,9 @@ func ForExec(in ExecInput) (*Exec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	exec := &Exec{OOM: proc.OOMScoreAdj, Enter: ns.enter(), Prepare: parent, Child: child}
+	exec := &Exec{Enter: ns.enter(), Share: ns.shares(), Prepare: parent, Child: child}
 	l := launch{proc: proc, seccomp: in.Seccomp, flags: flags, labels: lsm, caps: in.Host.caps(ns), linux: s.Linux, files: in.Files}
-	// It waits until it is in the container's cgroup.
+	// The shim of an earlier version gives the word after the fork, this one before it.
 	if in.Terminal != nil {
 		var peer call.Reg
 		exec.Master, peer = openTerminal(parent, Devpts, *in.Terminal, hostID(s.Linux.UIDMappings, proc.User.UID))
@@ -240,6 +238,10 @@ func ForExec(in ExecInput) (*Exec, error) {
 		wait(child, Sync)
 	}
 	where.final(child)
+	if err := resources(child, call.Int(0), proc); err != nil {
+		return nil, err
+	}
+	adjustOOM(child, proc.OOMScoreAdj)
 	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(ns.inside())).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
 	l.root = child.Reg()
@@ -254,6 +256,20 @@ func ForExec(in ExecInput) (*Exec, error) {
 	return exec, nil
 }
 
+// adjustOOM adds what sets how readily the kernel kills the process that makes the calls.
+// To lower it needs a capability that the node may not have.
+func adjustOOM(c *call.Program, score *int) {
+	if score == nil {
+		return
+	}
+	text := strconv.Itoa(*score)
+	what := "set oom_score_adj to " + text
+	file := c.Reg()
+	c.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str("/proc/self/oom_score_adj"), call.Int(unix.O_WRONLY|unix.O_CLOEXEC), call.Int(0)).To(file).As(what)
+	c.Call(unix.SYS_WRITE, call.Get(file), call.Str(text), call.Int(len(text))).Warn().As(what)
+	c.Call(unix.SYS_CLOSE, call.Get(file))
+}
+
 // ForHook makes the plan of a hook that runs in the namespaces of the container with
 // this spec, with all the capabilities that these have to give. It begins in dir, or
 // in the root directory if that cannot be entered.
@@ -263,7 +279,7 @@ func ForHook(s *specs.Spec, hook *specs.Hook, dir string) (*Exec, error) {
 		return nil, err
 	}
 	parent, child := call.New(parentRegs), call.New(childRegs)
-	wait(child, Sync) // until it is in the container's cgroup
+	wait(child, Sync) // as in ForExec
 	child.Call(unix.SYS_SETNS, call.Get(Init), call.Int(ns.inside())).As("enter the container's namespaces")
 	child.Call(unix.SYS_SETSID).As("begin a session")
 	if ns.user {
@@ -283,5 +299,5 @@ func ForHook(s *specs.Spec, hook *specs.Hook, dir string) (*Exec, error) {
 	if err := child.Check(); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
-	return &Exec{Enter: ns.enter(), Prepare: parent, Child: child}, nil
+	return &Exec{Enter: ns.enter(), Share: ns.shares(), Prepare: parent, Child: child}, nil
 }

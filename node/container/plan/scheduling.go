@@ -94,13 +94,13 @@ func bits(list, name string) ([]byte, error) {
 
 // schedule adds what the shim does for the process: some of it needs the node's
 // privileges.
-func schedule(p *call.Program, proc *specs.Process) error {
+func schedule(p *call.Program, who call.Arg, proc *specs.Process) error {
 	if proc.Scheduler != nil {
 		attr, err := scheduler(proc.Scheduler)
 		if err != nil {
 			return err
 		}
-		p.Call(unix.SYS_SCHED_SETATTR, call.Get(Child), call.Data(attr), call.Int(0)).As("set process.scheduler to " + string(proc.Scheduler.Policy))
+		p.Call(unix.SYS_SCHED_SETATTR, who, call.Data(attr), call.Int(0)).As("set process.scheduler to " + string(proc.Scheduler.Policy))
 	}
 	if proc.IOPriority != nil {
 		value, err := ioPriority(proc.IOPriority)
@@ -108,7 +108,7 @@ func schedule(p *call.Program, proc *specs.Process) error {
 			return err
 		}
 		const whoProcess = 1
-		p.Call(unix.SYS_IOPRIO_SET, call.Int(whoProcess), call.Get(Child), call.Int(value)).As("set process.ioPriority to " + string(proc.IOPriority.Class))
+		p.Call(unix.SYS_IOPRIO_SET, call.Int(whoProcess), who, call.Int(value)).As("set process.ioPriority to " + string(proc.IOPriority.Class))
 	}
 	return nil
 }

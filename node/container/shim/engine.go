@@ -49,9 +49,7 @@ const engineSays = 64 << 10
 type engine struct {
 	mnt    *os.File // the mount namespace
 	config []byte
-	strays map[int]unix.WaitStatus // of processes that ended before somebody knew of them
-	asking int                     // who may be about to ask for one
-	calls  atomic.Int64            // of the tool, which have a log each
+	calls  atomic.Int64 // of the tool, which have a log each
 }
 
 // decodeEngine reads the blob of create.
@@ -482,8 +480,8 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 		s.mu.Unlock()
 		return p, failf(CodeStatus, "container is %s, not running", s.state.Status)
 	}
-	s.engine.asking++
 	s.mu.Unlock()
+	s.await()
 	name := filepath.Join(s.Engine.Base, "exec"+strconv.FormatInt(s.engine.calls.Add(1), 10))
 	err = s.within(func() error {
 		defer func() { _ = os.Remove(name) }()
@@ -500,35 +498,15 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 		p.pid, err = readPid(name + ".pid")
 		return err
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.engine.asking--; err == nil {
-		p.exited = make(chan unix.WaitStatus, 1)
-		if ws, ended := s.engine.strays[p.pid]; ended {
-			delete(s.engine.strays, p.pid)
-			p.exited <- ws
-		} else {
-			s.execs[p.pid] = p.exited
-			_ = s.Cgroup.Join(p.pid) // it is, but for version 2 beside version 1
-		}
-	}
-	if s.engine.asking == 0 {
-		clear(s.engine.strays)
+	if err == nil {
+		p.exited = s.awaited(p.pid)
+		_ = s.Cgroup.Join(p.pid) // it is, but for version 2 beside version 1
+	} else {
+		s.awaited(0)
 	}
 	s.hasForked()
 	if err != nil {
 		closeAll(p.terminal)
 	}
 	return p, err
-}
-
-// stray keeps how a process ended that nobody knows yet. s.mu is held.
-func (s *shim) stray(pid int, ws unix.WaitStatus) {
-	if s.Engine == nil || s.engine.asking == 0 {
-		return
-	}
-	if s.engine.strays == nil {
-		s.engine.strays = map[int]unix.WaitStatus{}
-	}
-	s.engine.strays[pid] = ws
 }

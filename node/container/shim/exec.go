@@ -4,7 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +80,8 @@ type process struct {
 	terminal []*os.File // its master, if it has one
 }
 
-// forkExec forks the process and returns when it has executed its command.
+// forkExec forks the process and returns when it has executed its command. It lets others
+// go on meanwhile: where its command is may be a file system of the container's.
 func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err error) {
 	ourSync, theirSync, err := syncPair()
 	if err != nil {
@@ -93,50 +95,25 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 	}
 	defer ourStatus.Close()
 	defer theirStatus.Close()
-	f := call.Fork{
-		Status: int(theirStatus.Fd()),
-		Regs:   append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), 0), s.given.further()...),
-	}
-	s.mu.Lock()
-	killed := s.killed
-	s.mu.Unlock()
-	done, err := s.intoCgroup(&f, killed)
+	l, err := s.launch(e)
 	if err != nil {
 		return p, err
 	}
-	defer done()
-	var warnings []string
-	var pts *os.File
-	p.pid, p.exited, err = s.begin(e, &f, plan)
+	defer l.close()
+	l.fork.Status = int(theirStatus.Fd())
+	l.fork.Regs = append(append(streams.regs(), theirSync.Fd(), theirStatus.Fd(), l.init.Fd()), s.given.further()...)
+	if p.terminal, err = equipExec(e, plan, l.given(streams), ourSync, theirStatus); err == nil {
+		p.pid, p.exited, err = s.begin(e, l, plan)
+	}
 	if err != nil {
-		return p, err
+		closeAll(p.terminal)
+		return process{}, err
 	}
 	_ = theirSync.Close()
-	s.mu.Lock()
-	if f.Cgroup == 0 { // it was not born there
-		err = s.Cgroup.JoinUnified(p.pid)
-	}
-	s.adjustOOM("/proc/"+strconv.Itoa(p.pid), e.OOM)
-	if e.Master != 0 && err == nil {
-		pts, err = s.terminals()
-	}
-	s.mu.Unlock()
-	defer closeAll([]*os.File{pts})
-	if err == nil {
-		regs := append(streams.regs(), uintptr(p.pid))
-		if pts != nil {
-			regs = append(regs, pts.Fd())
-		}
-		p.terminal, err = equipExec(e, plan, regs, ourSync, theirStatus)
-	}
 	_ = theirStatus.Close()
-	if err == nil || errors.Is(err, unix.EPIPE) { // the child has ended before, and said why
-		if _, rerr := readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) }); rerr != nil {
-			err = rerr
-		}
-	}
+	var warnings []string
+	_, err = readReports(ourStatus, plan, func(w string) { warnings = append(warnings, w) })
 	if err != nil {
-		_ = ourSync.Close() // which ends the child, if it still waits
 		if e.Once != nil && e.Once.Leave {
 			go s.reap()
 		}
@@ -152,7 +129,8 @@ func (s *shim) forkExec(e Exec, plan programs, streams stdio) (p process, err er
 	return p, nil
 }
 
-// equipExec gives the process what it cannot make itself, and the word to go on.
+// equipExec makes what the process cannot make itself, and leaves it in its socket with the
+// word to go on.
 func equipExec(e Exec, plan programs, regs []uintptr, sync, status *os.File) (terminal []*os.File, err error) {
 	regs, err = plan.prepare.Run(int(status.Fd()), regs)
 	if e.Master == 0 {
@@ -175,38 +153,112 @@ func equipExec(e Exec, plan programs, regs []uintptr, sync, status *os.File) (te
 	return []*os.File{master}, nil
 }
 
-// begin forks with the container's first process in the register for it. If the
-// container has as many processes as it may, this one is born outside of its cgroup:
-// whoever looks into it does not count.
-func (s *shim) begin(e Exec, f *call.Fork, plan programs) (int, chan unix.WaitStatus, error) {
+// launch is what a further process is forked with. It is the launch's own, since what the
+// container has may be closed while it is forked.
+type launch struct {
+	fork call.Fork
+	init *os.File // descriptor of the container's first process
+	pts  *os.File // file system of terminals, if it shall have one
+	own  *os.File // network namespace of this process, if another one is entered
+	done func()
+}
+
+// given returns the registers of the program that is run for the process.
+func (l *launch) given(streams stdio) []uintptr {
+	regs := append(streams.regs(), call.Closed) // the process is not there yet
+	if l.pts != nil {
+		regs = append(regs, l.pts.Fd())
+	}
+	return regs
+}
+
+func (l *launch) close() {
+	if l.done != nil {
+		l.done()
+	}
+	closeAll([]*os.File{l.init, l.pts, l.own})
+}
+
+// launch returns what a process is forked with while the container runs.
+func (s *shim) launch(e Exec) (l *launch, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.Status != StatusRunning {
-		return 0, nil, failf(CodeStatus, "container is %s, not running", s.state.Status)
+		return nil, failf(CodeStatus, "container is %s, not running", s.state.Status)
 	}
-	f.Regs[5] = uintptr(s.pidfd)
+	l = &launch{fork: call.Fork{Share: e.Share}}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.init, err = duplicate(uintptr(s.pidfd)); err != nil {
+		return l, err
+	}
+	if e.Master != 0 {
+		if l.pts, err = s.terminals(); err != nil {
+			return l, err
+		}
+	}
 	for _, kind := range e.Enter {
 		own := s.pidns
 		if kind == unix.CLONE_NEWNET {
-			net, err := os.Open("/proc/self/ns/net")
-			if err != nil {
-				return 0, nil, err
+			if l.own, err = os.Open("/proc/self/ns/net"); err != nil {
+				return l, err
 			}
-			defer net.Close()
-			own = net
+			own = l.own
 		}
-		f.Enter = append(f.Enter, call.Namespace{FD: s.pidfd, Own: int(own.Fd()), Type: kind})
+		l.fork.Enter = append(l.fork.Enter, call.Namespace{FD: int(l.init.Fd()), Own: int(own.Fd()), Type: kind})
 	}
-	pid, pidfd, err := f.Start(plan.child)
-	if errors.Is(err, unix.EAGAIN) && f.Cgroup > 0 {
-		f.Cgroup = 0
-		pid, pidfd, err = f.Start(plan.child)
+	if l.done, err = s.intoCgroup(&l.fork, s.killed); err != nil {
+		return l, err
+	}
+	if l.fork.Cgroup == 0 {
+		err = s.joinLate(l)
+	}
+	return l, err
+}
+
+// joinLate lets the process enter the cgroup of version 2 itself, in which it cannot be
+// born.
+func (s *shim) joinLate(l *launch) error {
+	if s.Cgroup.Unified == "" {
+		return nil
+	}
+	fd, err := unix.Open(filepath.Join(s.Cgroup.Unified, "cgroup.procs"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open cgroup %s: %w", s.Cgroup.Unified, err)
+	}
+	before := l.done
+	l.done = func() {
+		_ = unix.Close(fd)
+		before()
+	}
+	l.fork.Cgroup, l.fork.Tasks = 0, append(slices.Clip(l.fork.Tasks), fd)
+	return nil
+}
+
+// begin forks the process. If the container has as many processes as it may, this one is
+// born outside of its cgroup: whoever looks into it does not count.
+func (s *shim) begin(e Exec, l *launch, plan programs) (int, chan unix.WaitStatus, error) {
+	s.await()
+	pid, pidfd, err := l.fork.Start(plan.child)
+	if errors.Is(err, unix.EAGAIN) && l.fork.Cgroup > 0 {
+		if err := s.joinLate(l); err != nil {
+			s.awaited(0)
+			return 0, nil, err
+		}
+		pid, pidfd, err = l.fork.Start(plan.child)
+	}
+	if e.Share {
+		// The child's other ids have changed this as well, to what fs.suid_dumpable says.
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
 	if err != nil {
+		s.awaited(0)
 		return 0, nil, fmt.Errorf("fork into the container: %w", err)
 	}
-	exited := make(chan unix.WaitStatus, 1)
-	s.execs[pid] = exited
+	exited := s.awaited(pid)
 	s.hasForked()
 	if e.Once != nil {
 		s.given.process = os.NewFile(uintptr(pidfd), "process")
@@ -217,4 +269,39 @@ func (s *shim) begin(e Exec, f *call.Fork, plan programs) (int, chan unix.WaitSt
 		_ = unix.Close(pidfd) // its number stays its own until it is reaped
 	}
 	return pid, exited, nil
+}
+
+// await says that a process will be there whose number is not known yet: how it ends is
+// kept until awaited says the number.
+func (s *shim) await() {
+	s.mu.Lock()
+	s.awaiting++
+	s.mu.Unlock()
+}
+
+// awaited returns what tells how the process ends, or has; 0 that there is none.
+func (s *shim) awaited(pid int) (exited chan unix.WaitStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.awaiting--
+	if pid != 0 {
+		exited = make(chan unix.WaitStatus, 1)
+		if ws, ended := s.strays[pid]; ended {
+			delete(s.strays, pid)
+			exited <- ws
+		} else {
+			s.execs[pid] = exited
+		}
+	}
+	if s.awaiting == 0 {
+		clear(s.strays)
+	}
+	return exited
+}
+
+// stray keeps how a process ended that nobody knows yet. s.mu is held.
+func (s *shim) stray(pid int, ws unix.WaitStatus) {
+	if s.awaiting > 0 {
+		s.strays[pid] = ws
+	}
 }

@@ -137,8 +137,8 @@ type Attach struct {
 // has ended.
 type Exec struct {
 	Attach
-	OOM     *int  `json:"oom_score_adj,omitempty"`
 	Enter   []int `json:"enter,omitempty"` // CLONE_NEW*
+	Share   bool  `json:"share,omitempty"` // see call.Fork
 	Prepare int   `json:"prepare"`         // size of that program in the blob
 	// Send are registers of Prepare that the process receives, and Master is the one of
 	// its terminal, which comes with the first answer. 0: it has none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +68,7 @@ func (s *shim) reap() {
 		switch {
 		case isExec:
 			exited <- ws
+			runtime.Gosched() // to who gets it: a system call that waits would hold the processor for a while
 		case first:
 			go s.finish(ws)
 		}

@@ -1,1 +1,0 @@
-// The functions of fork.go without a body live in Go's runtime.
