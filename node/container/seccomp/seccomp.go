@@ -316,20 +316,64 @@ type span struct {
 }
 
 // bisect returns the instructions that find the range of the number in the
-// accumulator.
+// accumulator. The kernel translates all of them for each process, so what is done
+// for several ranges is there once, wherever jumps reach.
 func bisect(spans []span) program {
-	if len(spans) == 1 {
-		return spans[0].body
+	if prog, ok := compact(spans); ok {
+		return prog
 	}
 	mid := len(spans) / 2
 	low, high := bisect(spans[:mid]), bisect(spans[mid:])
 	var prog program
-	if len(low) <= 255 {
+	if len(low) <= maxJump {
 		prog = program{jumpIf(unix.BPF_JGE, spans[mid].from, len(low), 0)}
 	} else {
 		prog = program{jumpIf(unix.BPF_JGE, spans[mid].from, 0, 1), jump(len(low))}
 	}
 	return append(append(prog, low...), high...)
+}
+
+// maxJump is how many instructions jumpIf can skip.
+const maxJump = 255
+
+// compact returns a tree of comparisons, followed by each body once. ok says that all
+// jumps reach.
+func compact(spans []span) (prog program, ok bool) {
+	if len(spans) > maxJump {
+		return nil, false
+	}
+	prog, ok = make(program, len(spans)-1), true
+	var bodies []program
+	var at []int // where they begin
+	end := len(prog)
+	for _, s := range spans {
+		if slices.ContainsFunc(bodies, func(b program) bool { return slices.Equal(b, s.body) }) {
+			continue
+		}
+		bodies, at = append(bodies, s.body), append(at, end)
+		end += len(s.body)
+	}
+	next := 0 // of the comparisons
+	// tree returns where what decides on the spans begins.
+	var tree func(spans []span) int
+	tree = func(spans []span) int {
+		if len(spans) == 1 {
+			return at[slices.IndexFunc(bodies, func(b program) bool { return slices.Equal(b, spans[0].body) })]
+		}
+		here, mid := next, len(spans)/2
+		next++
+		no := tree(spans[:mid]) - here - 1
+		yes := tree(spans[mid:]) - here - 1
+		if ok = ok && max(no, yes) <= maxJump; ok {
+			prog[here] = jumpIf(unix.BPF_JGE, spans[mid].from, yes, no)
+		}
+		return here
+	}
+	tree(spans)
+	for _, b := range bodies {
+		prog = append(prog, b...)
+	}
+	return prog, ok
 }
 
 // program is a list of instructions.
