@@ -76,51 +76,66 @@ func (t tree) lookup(full string) (f *os.File, target string, err error) {
 // lookupIn finds full in one layer. hidden says that the layer hides whatever
 // lies below it: by a whiteout, an opaque directory, or another kind of file.
 func lookupIn(layer, full string) (f *os.File, target string, hidden bool, err error) {
-	dir, err := os.OpenRoot(layer)
+	defer func() {
+		if err != nil {
+			err = &fs.PathError{Op: "look up", Path: path.Join(layer, full), Err: err}
+		}
+	}()
+	const directory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	dir, err := unix.Open(layer, directory&^unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, "", false, err
 	}
-	defer func() { dir.Close() }()
+	defer func() { unix.Close(dir) }()
 	steps := strings.Split(full, "/")
-	for i, step := range steps {
-		fi, err := dir.Lstat(step)
+	for _, step := range steps[:len(steps)-1] {
+		next, err := unix.Openat(dir, step, directory, 0)
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			return nil, "", true, unix.ENOENT
+		}
 		if err != nil {
 			return nil, "", hidden, err
 		}
-		last := i == len(steps)-1
-		switch {
-		case fi.IsDir() && last:
-			return nil, "", false, nil
-		case fi.IsDir():
-			next, err := dir.OpenRoot(step)
-			if err != nil {
-				return nil, "", false, err
-			}
-			dir.Close()
-			dir = next
-			hidden = hidden || opaque(dir)
-		case !last || isWhiteout(fi):
-			return nil, "", true, fs.ErrNotExist
-		case fi.Mode()&fs.ModeSymlink != 0:
-			target, err = dir.Readlink(step)
-			return nil, target, false, err
-		default:
-			f, err = openRegular(dir, step)
-			return f, "", false, err
+		unix.Close(dir)
+		dir = next
+		hidden = hidden || hides(dir)
+	}
+	last := steps[len(steps)-1]
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, last, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, "", hidden, err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return nil, "", false, nil
+	case unix.S_IFLNK:
+		target, err = readlink(dir, last)
+		return nil, target, false, err
+	case unix.S_IFCHR:
+		if st.Rdev == 0 { // a whiteout: what overlayfs takes for a deleted file
+			return nil, "", true, unix.ENOENT
 		}
 	}
-	return nil, "", false, nil
+	f, err = openRegular(dir, last)
+	return f, "", false, err
+}
+
+func readlink(dir int, name string) (string, error) {
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(dir, name, b)
+	return string(b[:max(n, 0)]), err
 }
 
 // openRegular opens a regular file and nothing else: a pipe would block, a
 // device could do anything.
-func openRegular(dir *os.Root, name string) (*os.File, error) {
-	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+func openRegular(dir int, name string) (*os.File, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
+	f := os.NewFile(uintptr(fd), name)
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s is not a regular file", name), err, f.Close())
+		return nil, errors.Join(errors.New("not a regular file"), err, f.Close())
 	}
 	return f, nil
 }
@@ -138,9 +153,14 @@ func opaque(dir *os.Root) bool {
 		return false
 	}
 	defer d.Close()
+	return hides(int(d.Fd()))
+}
+
+// hides is opaque for a descriptor.
+func hides(dir int) bool {
 	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
 		var value [1]byte
-		n, err := unix.Fgetxattr(int(d.Fd()), attr, value[:])
+		n, err := unix.Fgetxattr(dir, attr, value[:])
 		if err == nil && n == 1 && (value[0] == 'y' || value[0] == 'x') {
 			return true
 		}
