@@ -109,7 +109,7 @@ type shim struct {
 
 	forked chan struct{} // holds a token if something was forked since reap has seen no child
 
-	mu       sync.Mutex // for all below, and held while something is forked
+	mu       sync.Mutex // for all below, and held while a first process is forked
 	state    State
 	first    int // number of the container's first process; 0: it was waited for
 	pidfd    int // of it
