@@ -481,7 +481,7 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 		return p, failf(CodeStatus, "container is %s, not running", s.state.Status)
 	}
 	s.mu.Unlock()
-	s.await()
+	f := s.await()
 	name := filepath.Join(s.Engine.Base, "exec"+strconv.FormatInt(s.engine.calls.Add(1), 10))
 	err = s.within(func() error {
 		defer func() { _ = os.Remove(name) }()
@@ -499,10 +499,10 @@ func (s *shim) execEngine(e Exec, blob []byte, streams stdio) (p process, err er
 		return err
 	})
 	if err == nil {
-		p.exited = s.awaited(p.pid)
+		p.exited = s.known(f, p.pid)
 		_ = s.Cgroup.Join(p.pid) // it is, but for version 2 beside version 1
 	} else {
-		s.awaited(0)
+		s.known(f, 0)
 	}
 	s.hasForked()
 	if err != nil {

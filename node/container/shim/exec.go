@@ -241,11 +241,11 @@ func (s *shim) joinLate(l *launch) error {
 // begin forks the process. If the container has as many processes as it may, this one is
 // born outside of its cgroup: whoever looks into it does not count.
 func (s *shim) begin(e Exec, l *launch, plan programs) (int, chan unix.WaitStatus, error) {
-	s.await()
+	f := s.await()
 	pid, pidfd, err := l.fork.Start(plan.child)
 	if errors.Is(err, unix.EAGAIN) && l.fork.Cgroup > 0 {
 		if err := s.joinLate(l); err != nil {
-			s.awaited(0)
+			s.known(f, 0)
 			return 0, nil, err
 		}
 		pid, pidfd, err = l.fork.Start(plan.child)
@@ -255,10 +255,10 @@ func (s *shim) begin(e Exec, l *launch, plan programs) (int, chan unix.WaitStatu
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
 	if err != nil {
-		s.awaited(0)
+		s.known(f, 0)
 		return 0, nil, fmt.Errorf("fork into the container: %w", err)
 	}
-	exited := s.awaited(pid)
+	exited := s.known(f, pid)
 	s.hasForked()
 	if e.Once != nil {
 		s.given.process = os.NewFile(uintptr(pidfd), "process")
@@ -271,37 +271,41 @@ func (s *shim) begin(e Exec, l *launch, plan programs) (int, chan unix.WaitStatu
 	return pid, exited, nil
 }
 
-// await says that a process will be there whose number is not known yet: how it ends is
-// kept until awaited says the number.
-func (s *shim) await() {
-	s.mu.Lock()
-	s.awaiting++
-	s.mu.Unlock()
+// forking is a process that is forked, and whose number is not known yet.
+type forking struct {
+	ended map[int]unix.WaitStatus // those that nobody knew, since then
 }
 
-// awaited returns what tells how the process ends, or has; 0 that there is none.
-func (s *shim) awaited(pid int) (exited chan unix.WaitStatus) {
+// await says that a process is about to be forked: how it ends is kept until known says
+// its number.
+func (s *shim) await() *forking {
+	f := &forking{ended: map[int]unix.WaitStatus{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.awaiting--
-	if pid != 0 {
-		exited = make(chan unix.WaitStatus, 1)
-		if ws, ended := s.strays[pid]; ended {
-			delete(s.strays, pid)
-			exited <- ws
-		} else {
-			s.execs[pid] = exited
-		}
+	s.forkings = append(s.forkings, f)
+	return f
+}
+
+// known returns what tells how the process ends, or has. 0 says that there is none.
+func (s *shim) known(f *forking, pid int) (exited chan unix.WaitStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forkings = slices.DeleteFunc(s.forkings, func(other *forking) bool { return other == f })
+	if pid == 0 {
+		return nil
 	}
-	if s.awaiting == 0 {
-		clear(s.strays)
+	exited = make(chan unix.WaitStatus, 1)
+	if ws, ended := f.ended[pid]; ended {
+		exited <- ws
+	} else {
+		s.execs[pid] = exited
 	}
 	return exited
 }
 
 // stray keeps how a process ended that nobody knows yet. s.mu is held.
 func (s *shim) stray(pid int, ws unix.WaitStatus) {
-	if s.awaiting > 0 {
-		s.strays[pid] = ws
+	for _, f := range s.forkings {
+		f.ended[pid] = ws
 	}
 }

@@ -73,7 +73,7 @@ func run() error {
 	unix.Umask(0)
 	s := &shim{
 		done: make(chan struct{}), turn: make(chan struct{}), forked: make(chan struct{}, 1),
-		execs: map[int]chan unix.WaitStatus{}, strays: map[int]unix.WaitStatus{},
+		execs: map[int]chan unix.WaitStatus{},
 	}
 	// Opened once: there are ten hierarchies, and each process of exec enters all.
 	s.tasks = sync.OnceValues(func() ([]int, error) { return s.Cgroup.Tasks() })
@@ -117,20 +117,19 @@ type shim struct {
 	engine   engine      // if Create.Engine says so
 	outs     [2]*os.File // what the copies read
 	execs    map[int]chan unix.WaitStatus
-	strays   map[int]unix.WaitStatus // ended, and perhaps one of those awaited
-	awaiting int                     // processes whose number is not known yet
-	joined   joined                  // namespaces of other containers
-	given    *detached               // what a container without a shim was given by its caller
-	refuse   bool                    // there will be no container
-	fate     *Exit                   // what shall be said of a command that could not be executed
-	before   *Exit                   // the run before the last one, while restarting
-	delays   backoff                 // before this run
-	ooms     int                     // processes that the kernel killed for memory in former runs
-	timer    *time.Timer             // of the next run
-	killed   bool                    // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
-	turn     chan struct{}           // closed when a run is over, and made anew
-	done     chan struct{}           // closed when the exit record is on disk
-	end      sync.Once               // closes done
+	forkings []*forking
+	joined   joined        // namespaces of other containers
+	given    *detached     // what a container without a shim was given by its caller
+	refuse   bool          // there will be no container
+	fate     *Exit         // what shall be said of a command that could not be executed
+	before   *Exit         // the run before the last one, while restarting
+	delays   backoff       // before this run
+	ooms     int           // processes that the kernel killed for memory in former runs
+	timer    *time.Timer   // of the next run
+	killed   bool          // the cgroup was: from Linux 6.14 on, what is born in it by clone3 is killed, too, forever
+	turn     chan struct{} // closed when a run is over, and made anew
+	done     chan struct{} // closed when the exit record is on disk
+	end      sync.Once     // closes done
 }
 
 // serve answers requests until the container is gone and everybody knows.
