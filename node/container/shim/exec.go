@@ -186,7 +186,7 @@ func (s *shim) launch(e Exec) (l *launch, err error) {
 	if s.state.Status != StatusRunning {
 		return nil, failf(CodeStatus, "container is %s, not running", s.state.Status)
 	}
-	l = &launch{fork: call.Fork{Share: e.Share}}
+	l = &launch{fork: call.Fork{Share: e.Share && staysPrivate(suidDumpable)}}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -217,6 +217,24 @@ func (s *shim) launch(e Exec) (l *launch, err error) {
 		err = s.joinLate(l)
 	}
 	return l, err
+}
+
+// suidDumpable is the setting of what the memory of a process that becomes another user can
+// be used for (proc_sys_fs(5)).
+const suidDumpable = "/proc/sys/fs/suid_dumpable"
+
+// staysPrivate reports that a process which becomes another user, as one of exec does on its
+// way, does not open its memory to that user by that. With 1 it does: then it must not be
+// ours.
+func staysPrivate(setting string) bool {
+	b := make([]byte, 1)
+	fd, err := unix.Open(setting, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	n, err := unix.Read(fd, b)
+	return err == nil && n == 1 && b[0] != '1'
 }
 
 // joinLate lets the process enter the cgroup of version 2 itself, in which it cannot be
@@ -250,8 +268,8 @@ func (s *shim) begin(e Exec, l *launch, plan programs) (int, chan unix.WaitStatu
 		}
 		pid, pidfd, err = l.fork.Start(plan.child)
 	}
-	if e.Share {
-		// The child's other ids have changed this as well, to what fs.suid_dumpable says.
+	if l.fork.Share {
+		// The child's other ids have changed this as well, to what suidDumpable says.
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
 	if err != nil {
