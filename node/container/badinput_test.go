@@ -140,8 +140,8 @@ func TestBadDirectories(t *testing.T) {
 		if (err == nil) != (tc.create == "") || err != nil && !strings.Contains(err.Error(), tc.create) && !strings.Contains(err.Error(), "too many levels") {
 			t.Errorf("Create in %.30q = %v, want %q", tc.cwd, err, tc.create)
 		}
-		if want := tc.create == "not a directory"; err != nil && strings.Contains(err.Error(), tc.create) && errors.Is(err, container.ErrNotDirectory) != want {
-			t.Errorf("Create in %.30q = %v; is it ErrNotDirectory? want %t", tc.cwd, err, want)
+		if err != nil && !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("Create in %.30q = %v, want ErrInvalid", tc.cwd, err)
 		}
 		p := processWith(running, "true")
 		p.Cwd = tc.cwd
@@ -161,8 +161,60 @@ func TestFileAsDirectory(t *testing.T) {
 		if err == nil {
 			_, err = n.Start(testContext(t), b.ID)
 		}
-		if !errors.Is(err, container.ErrNotDirectory) {
-			t.Errorf("%s: %v, want ErrNotDirectory", name, err)
+		if !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+// TestBadMounts binds files where directories are and the other way round, with each
+// of what makes containers, and what is no file at all.
+func TestBadMounts(t *testing.T) {
+	n := newNode(t)
+	file, dir := filepath.Join(t.TempDir(), "file"), t.TempDir()
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("circle", filepath.Join(n.lower, "circle")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ source, target, want string }{
+		{file, "/etc", "mount a file on /etc: is a directory"},
+		{dir, "/bin/busybox", "mount a directory on /bin/busybox: not a directory"},
+		{dir, "/bin/busybox/x", "mount a directory on /bin/busybox/x: not a directory"},
+		{file, "/bin/busybox/x", "mount a file on /bin/busybox/x: not a directory"},
+		{dir, "/circle/x", "mount a directory on /circle/x: too many levels of symbolic links"},
+		{file + "/x", "/x", "not a directory"},
+	} {
+		for name, path := range engines(t) {
+			b := n.bundle(t, "true")
+			b.Engine = path
+			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: tc.source, Destination: tc.target, Options: []string{"rbind"}})
+			_, err := n.Run(testContext(t), b)
+			if !errors.Is(err, container.ErrInvalid) || path == "" && !strings.HasSuffix(err.Error(), tc.want) {
+				t.Errorf("%s: Run with %s on %s = %v, want ErrInvalid, %q", name, tc.source, tc.target, err, tc.want)
+			}
+		}
+	}
+}
+
+// TestBadOptions asks for what cannot be set.
+func TestBadOptions(t *testing.T) {
+	n := newNode(t)
+	for name, set := range map[string]func(*specs.Spec){
+		"sysctl of the node": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} },
+		"unknown limit":      func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"processors that are not there": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "5000"}}
+		},
+		"too small a share": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(1))}}
+		},
+	} {
+		b := n.bundle(t, "true")
+		set(b.Spec)
+		if err := n.Create(testContext(t), b); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s: Create = %v, want ErrInvalid", name, err)
 		}
 	}
 }

@@ -276,5 +276,12 @@ var (
 	ErrUnsupported   = plan.ErrUnsupported
 	ErrNotExecutable = errors.New("command cannot be executed") // exit code 126
 	ErrNoCommand     = errors.New("command not found")          // exit code 127
-	ErrNotDirectory  = errors.New("a file is where a directory must be")
+	// ErrInvalid is in no error's text: that says what of the Bundle cannot be.
+	ErrInvalid = errors.New("the container cannot be as asked")
 )
+
+// invalid is an error that is ErrInvalid.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() error      { return e.error }
+func (invalid) Is(target error) bool { return target == ErrInvalid }

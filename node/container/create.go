@@ -52,7 +52,7 @@ func (rec *record) bundle() Bundle {
 const recordVersion = 1
 
 // Create builds b up to the point where only its program is missing, and starts
-// its shim. Errors: ErrExists; ErrUnsupported; ErrNotDirectory. After an error nothing is left.
+// its shim. Errors: ErrExists; ErrUnsupported; ErrInvalid. After an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, b Bundle) error {
 	if _, err := r.create(ctx, b, false); err != nil {
 		return fmt.Errorf("create container %s: %w", b.ID, err)
@@ -62,7 +62,7 @@ func (r *Runtime) Create(ctx context.Context, b Bundle) error {
 
 // Run is Create and Start in one, for a container that nobody wants to attach to, or to
 // watch, before its program begins: a few turns between processes less. Until it
-// returns nobody finds the container. Errors: ErrExists; ErrUnsupported; ErrNotDirectory;
+// returns nobody finds the container. Errors: ErrExists; ErrUnsupported; ErrInvalid;
 // ErrNoCommand; ErrNotExecutable. After an error nothing is left.
 func (r *Runtime) Run(ctx context.Context, b Bundle) (State, error) {
 	defer r.provide()
@@ -175,7 +175,7 @@ func (r *Runtime) request(b Bundle, bpf []byte, cgroupAt string) (shim.Create, [
 	}
 	p, err := plan.For(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Seccomp: bpf, Host: r.host, Terminal: planned(b.Terminal), Init: b.Init, Cgroup: cgroupAt})
 	if err != nil {
-		return shim.Create{}, nil, err
+		return shim.Create{}, nil, invalid{err}
 	}
 	req, programs := requestOf(p)
 	req.ID, req.Bundle, req.Init, req.Stdin, req.StdinOnce = b.ID, r.path(b.ID), b.Init, b.Stdin, b.StdinOnce

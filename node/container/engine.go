@@ -62,7 +62,7 @@ func (r *Runtime) engineRequest(b Bundle, cgroupAt string) (shim.Create, []byte,
 	}
 	p, err := plan.ForEngine(plan.Input{Spec: b.Spec, Rootfs: b.Rootfs, Stdin: b.Stdin, Host: r.host, Terminal: planned(b.Terminal)}, base)
 	if err != nil {
-		return none, nil, err
+		return none, nil, invalid{err}
 	}
 	p.Config.Linux.CgroupsPath = "/" + strings.TrimPrefix(cgroupAt, "/")
 	config, err := json.Marshal(p.Config)

@@ -56,9 +56,12 @@ func receive(ctx context.Context, c *shim.Conn) (shim.Response, []*os.File, erro
 	}
 	kind := map[string]error{
 		shim.CodeStatus: ErrStatus, shim.CodeUnknown: ErrUnsupported,
-		shim.CodeNoCommand: ErrNoCommand, shim.CodeNotExecutable: ErrNotExecutable, shim.CodeNotDirectory: ErrNotDirectory,
+		shim.CodeNoCommand: ErrNoCommand, shim.CodeNotExecutable: ErrNotExecutable,
 	}[resp.Error.Code]
-	if kind == nil {
+	switch {
+	case resp.Error.Code == shim.CodeInvalid:
+		return resp, files, invalid{errors.New(resp.Error.Message)}
+	case kind == nil:
 		return resp, files, errors.New(resp.Error.Message)
 	}
 	return resp, files, fmt.Errorf("%w: %s", kind, resp.Error.Message)

@@ -54,7 +54,10 @@ func settings(only2 bool, change, whole *specs.LinuxResources) ([]setting, error
 	t.network(change.Network)
 	t.rdma(change.Rdma)
 	t.unified(change.Unified)
-	return t.list, errors.Join(t.errs...)
+	if len(t.errs) > 0 {
+		return nil, invalid{errors.Join(t.errs...)}
+	}
+	return t.list, nil
 }
 
 // translation collects settings.
@@ -498,6 +501,9 @@ func (s setting) undo(before string, err error) []setting {
 // explain says what was attempted, and of a limit below what is used, how much
 // that is.
 func (s setting) explain(dir string, err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.EBUSY) {
+		err = invalid{err}
+	}
 	if s.file == "memory.limit_in_bytes" && errors.Is(err, unix.EBUSY) {
 		used, _ := os.ReadFile(filepath.Join(dir, "memory.usage_in_bytes"))
 		return fmt.Errorf("linux.resources.memory.limit of %s bytes is less than the container uses, %s, and the kernel cannot take it away: %w", s.value, strings.TrimSpace(string(used)), err)

@@ -19,7 +19,7 @@ import (
 // Update changes the limits that limits has; others stay. Zero is no limit to be
 // set, -1 takes one of memory, swap, pids or cpu.quota away. Device rules are
 // exchanged as a whole. After an error none is changed. Errors: ErrNotFound;
-// ErrStatus if it is stopped; ErrUnsupported.
+// ErrStatus if it is stopped; ErrUnsupported; ErrInvalid.
 func (r *Runtime) Update(ctx context.Context, id string, limits *specs.LinuxResources) error {
 	if err := r.update(ctx, id, limits); err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
@@ -139,7 +139,7 @@ func (h hierarchies) fits(path string, m *specs.LinuxMemory) error {
 	used := readNumber(filepath.Join(dir, h.byVersion("memory.usage_in_bytes", "memory.current")))
 	if value(m.CheckBeforeUpdate) {
 		if limit <= used {
-			return fmt.Errorf("linux.resources.memory.limit of %d bytes is not more than the container uses, %d", limit, used)
+			return invalid{fmt.Errorf("linux.resources.memory.limit of %d bytes is not more than the container uses, %d", limit, used)}
 		}
 		return nil
 	}
@@ -149,7 +149,7 @@ func (h hierarchies) fits(path string, m *specs.LinuxMemory) error {
 	}
 	d := parseKeyed(stat)
 	if kept := used - min(used, d["active_file"]+d["inactive_file"]+d["slab_reclaimable"]); limit < kept {
-		return fmt.Errorf("linux.resources.memory.limit of %d bytes is less than the container uses, %d without caches: the kernel would kill it", limit, kept)
+		return invalid{fmt.Errorf("linux.resources.memory.limit of %d bytes is less than the container uses, %d without caches: the kernel would kill it", limit, kept)}
 	}
 	return nil
 }

@@ -182,7 +182,7 @@ func startFailure(command string, err error) error {
 		return fmt.Errorf("exec: %q: %w (%w)", command, errNotExecutable, err)
 	case errors.Is(err, container.ErrUnsupported):
 		return unsupported("%v", err)
-	case errors.Is(err, container.ErrNotDirectory):
+	case errors.Is(err, container.ErrInvalid):
 		return invalid("%v", err)
 	}
 	return err

@@ -74,6 +74,8 @@ func (c *ctr) runtimeError(err error) error {
 		return conflict("container %s is not running", c.rec.ID)
 	case errors.Is(err, container.ErrUnsupported):
 		return unsupported("%v", err)
+	case errors.Is(err, container.ErrInvalid):
+		return invalid("%v", err)
 	}
 	return err
 }

@@ -301,18 +301,17 @@ func (b *builder) sealLater(mount mounted, m specs.Mount) {
 // it is not there.
 func (b *builder) attach(m mounted) {
 	c := b.child
-	kind, hint := "file", "is that a directory?" // then the kernel says only that it is invalid
+	what, flags := "mount a file on "+m.dest, uint64(unix.O_PATH|unix.O_CLOEXEC)
 	if m.dir {
-		kind, hint = "directory", "is that a file?"
+		what, flags = "mount a directory on "+m.dest, flags|unix.O_DIRECTORY
 	}
 	resolve := uint64(unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS)
 	if m.noSymlink {
 		resolve |= unix.RESOLVE_NO_SYMLINKS
-		hint = "which must not be a symbolic link"
+		what += " (which must not be a symbolic link)"
 	}
-	what := fmt.Sprintf("mount a %s on %s (%s)", kind, m.dest, hint)
 	open := func() *call.Op {
-		return c.Call(unix.SYS_OPENAT2, call.Get(b.root), call.Str(m.dest[1:]), openHow(unix.O_PATH|unix.O_CLOEXEC, resolve), call.Int(sizeofOpenHow)).
+		return c.Call(unix.SYS_OPENAT2, call.Get(b.root), call.Str(m.dest[1:]), openHow(flags, resolve), call.Int(sizeofOpenHow)).
 			To(b.at).As(what)
 	}
 	there, missing, ready := c.Label(), c.Label(), c.Label()
@@ -330,8 +329,15 @@ func (b *builder) attach(m mounted) {
 	b.resemble(m)
 	c.Place(ready)
 	b.renew(m)
-	c.Call(unix.SYS_MOVE_MOUNT, call.Get(m.reg), call.Str(""), call.Get(b.at), call.Str(""),
+	move := c.Call(unix.SYS_MOVE_MOUNT, call.Get(m.reg), call.Str(""), call.Get(b.at), call.Str(""),
 		call.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).As(what)
+	if !m.dir { // of a directory, of which the kernel says only that it is invalid
+		directory, mounted := c.Label(), c.Label()
+		move.On(directory, unix.EINVAL).Then(mounted)
+		c.Place(directory)
+		c.Fail(unix.EISDIR).As(what)
+		c.Place(mounted)
+	}
 	c.Call(unix.SYS_CLOSE, call.Get(b.at))
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -471,16 +472,21 @@ func (s *shim) execute() error {
 	return err
 }
 
+// badPaths are the errors of paths that do not lead where they must.
+func badPaths() []syscall.Errno {
+	return []syscall.Errno{unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG}
+}
+
 // classify says what an error of a program means for its caller, and which exit
 // code a shell would give it.
 func classify(err error) (code string, exit int) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Code, map[string]int{CodeNoCommand: ExitNoCommand, CodeNotExecutable: ExitNotExecutable, CodeNotDirectory: ExitFailed, CodeFailed: ExitFailed}[e.Code]
+		return e.Code, map[string]int{CodeNoCommand: ExitNoCommand, CodeNotExecutable: ExitNotExecutable, CodeInvalid: ExitFailed, CodeFailed: ExitFailed}[e.Code]
 	}
 	f, ok := errors.AsType[*call.Failure](err)
 	switch {
-	case ok && !f.Command && f.Errno == unix.ENOTDIR:
-		return CodeNotDirectory, ExitFailed
+	case ok && !f.Command && slices.Contains(badPaths(), f.Errno):
+		return CodeInvalid, ExitFailed
 	case !ok || !f.Command:
 		return CodeFailed, ExitFailed
 	case f.Errno == unix.ENOENT || f.Errno == unix.ENOTDIR:

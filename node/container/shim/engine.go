@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -380,8 +381,8 @@ func (s *shim) complaint(log, what string) error {
 		return failf(CodeNoCommand, "%s", last)
 	case strings.Contains(lower, "exec") && (strings.Contains(lower, "permission denied") || strings.Contains(lower, "not permitted")):
 		return failf(CodeNotExecutable, "%s", last)
-	case strings.HasSuffix(lower, unix.ENOTDIR.Error()):
-		return failf(CodeNotDirectory, "%s", last)
+	case slices.ContainsFunc(badPaths(), func(e syscall.Errno) bool { return strings.HasSuffix(lower, e.Error()) }):
+		return failf(CodeInvalid, "%s", last)
 	}
 	return failf(CodeFailed, "%s", last)
 }

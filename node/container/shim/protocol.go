@@ -171,7 +171,7 @@ const (
 	CodeUnknown       = "unknown_method" // this shim is too old for it
 	CodeNoCommand     = "no_command"
 	CodeNotExecutable = "not_executable"
-	CodeNotDirectory  = "not_directory" // the working directory, or where a mount shall be, is a file or below one
+	CodeInvalid       = "invalid" // a path of the container's is no directory, or no file, as it must be, or none at all
 	CodeFailed        = "failed"
 )
 
