@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 
 	"berth.internal/node/host"
 )
@@ -83,7 +85,8 @@ func invalidBody(err error) error {
 func readSpec(body []byte) (spec host.Spec, warnings []string, err error) {
 	var req struct {
 		*container.Config
-		HostConfig *container.HostConfig
+		HostConfig       *container.HostConfig
+		NetworkingConfig struct{ EndpointsConfig map[string]any }
 	}
 	if err := json.Unmarshal(body, &req); err != nil {
 		return spec, nil, invalidBody(err)
@@ -100,8 +103,21 @@ func readSpec(body []byte) (spec host.Spec, warnings []string, err error) {
 	if spec, err = configSpec(req.Config); err != nil {
 		return spec, nil, err
 	}
-	warnings, err = addHostConfig(&spec, req.HostConfig)
-	return spec, warnings, err
+	if warnings, err = addHostConfig(&spec, req.HostConfig); err != nil {
+		return spec, nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(req.NetworkingConfig.EndpointsConfig)) {
+		if mode := cmp.Or(string(req.HostConfig.NetworkMode), network.NetworkDefault); name != mode {
+			return spec, nil, unsupported("NetworkingConfig.EndpointsConfig: more than one network (%s and %s) is not supported yet", mode, name)
+		}
+	}
+	for _, target := range slices.Sorted(maps.Keys(req.Volumes)) {
+		// Some clients name the targets of all mounts here, too.
+		if !slices.ContainsFunc(spec.Mounts, func(m host.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }) {
+			return spec, nil, unsupported("Volumes: anonymous volumes (%q) are not supported yet; name a directory of the node for it, or use --tmpfs", target)
+		}
+	}
+	return spec, warnings, nil
 }
 
 // configSpec translates the part of a create request that is not about the
@@ -177,7 +193,7 @@ func tmpfsOptions(o *mount.TmpfsOptions) (opts []string) {
 	for _, opt := range o.Options {
 		opts = append(opts, strings.Join(opt, "="))
 	}
-	if o.SizeBytes > 0 {
+	if o.SizeBytes != 0 {
 		opts = append(opts, "size="+strconv.FormatInt(o.SizeBytes, 10))
 	}
 	if o.Mode != 0 {

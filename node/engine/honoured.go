@@ -12,12 +12,14 @@ import (
 var honoured = set(`
 	Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts OpenStdin StdinOnce
 	Env Cmd Image WorkingDir Entrypoint Labels StopSignal StopTimeout Tty
+	Volumes
 	Healthcheck.Test Healthcheck.Interval Healthcheck.Timeout Healthcheck.StartPeriod Healthcheck.StartInterval
 	Healthcheck.Retries
 	HostConfig.Binds HostConfig.NetworkMode HostConfig.AutoRemove HostConfig.CapAdd HostConfig.CapDrop
 	HostConfig.ExtraHosts HostConfig.GroupAdd HostConfig.OomScoreAdj HostConfig.ReadonlyRootfs
 	HostConfig.SecurityOpt HostConfig.Tmpfs HostConfig.UsernsMode HostConfig.ShmSize HostConfig.Sysctls
 	HostConfig.PortBindings HostConfig.LogConfig HostConfig.RestartPolicy HostConfig.ConsoleSize HostConfig.Annotations
+	HostConfig.ContainerIDFile
 	HostConfig.CgroupnsMode HostConfig.IpcMode HostConfig.PidMode HostConfig.UTSMode HostConfig.Privileged
 	HostConfig.Init HostConfig.Runtime HostConfig.Umask HostConfig.MaskedPaths HostConfig.ReadonlyPaths
 	HostConfig.Devices HostConfig.DeviceCgroupRules HostConfig.BlkioWeight HostConfig.BlkioWeightDevice

@@ -23,6 +23,7 @@ func addHostConfig(spec *host.Spec, hc *container.HostConfig) (warnings []string
 	spec.ShmSize, spec.OOMScoreAdj, spec.Sysctls = hc.ShmSize, hc.OomScoreAdj, hc.Sysctls
 	spec.Process.Groups = hc.GroupAdd
 	spec.Annotations, spec.Umask, spec.Runtime = hc.Annotations, hc.Umask, hc.Runtime
+	spec.IDFile = hc.ContainerIDFile
 	spec.Init = hc.Init != nil && *hc.Init
 	if !hc.UsernsMode.Valid() {
 		return nil, invalid("invalid userns mode: %s", hc.UsernsMode)

@@ -195,12 +195,12 @@ func newConfig(c host.Container) *container.Config {
 // newHostConfig is addHostConfig backwards, with the defaults that apply.
 func newHostConfig(s host.Spec) *container.HostConfig {
 	hc := &container.HostConfig{
-		LogConfig:      logConfig(s.Log),
-		NetworkMode:    container.NetworkMode(s.Network),
-		PortBindings:   network.PortMap{},
-		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
-		AutoRemove:     s.AutoRemove,
-		Annotations:    s.Annotations,
+		LogConfig:     logConfig(s.Log),
+		NetworkMode:   container.NetworkMode(s.Network),
+		PortBindings:  network.PortMap{},
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		AutoRemove:    s.AutoRemove,
+		Annotations:   s.Annotations, ContainerIDFile: s.IDFile,
 		ConsoleSize:    [2]uint{uint(s.Console.Rows), uint(s.Console.Columns)},
 		CapAdd:         s.CapAdd,
 		CapDrop:        s.CapDrop,

@@ -24,7 +24,7 @@ const everything = `{
 		"ExtraHosts": ["db:10.0.0.1"], "GroupAdd": ["audio"], "OomScoreAdj": 100, "ReadonlyRootfs": true,
 		"SecurityOpt": ["no-new-privileges", "seccomp=unconfined", "apparmor=docker-default", "writable-cgroups=true",
 			"label=user:u", "label=role:r", "label=type:t", "label=level:s0:c1,c2"],
-		"Tmpfs": {"/t": "size=1k"}, "ShmSize": 1000, "Sysctls": {"net.ipv4.ip_forward": "1"}, "Runtime": "crun", "Umask": 7,
+		"ContainerIDFile": "/tmp/id", "Tmpfs": {"/t": "size=1k"}, "ShmSize": 1000, "Sysctls": {"net.ipv4.ip_forward": "1"}, "Runtime": "crun", "Umask": 7,
 		"MaskedPaths": ["/proc/x"], "ReadonlyPaths": [], "Init": true,
 		"CpuShares": 100, "Memory": 8388608, "MemorySwap": 9000000, "MemoryReservation": 7000000, "MemorySwappiness": 10, "OomKillDisable": true,
 		"NanoCpus": 500000000, "CpuRealtimePeriod": 1000, "CpuRealtimeRuntime": 900, "CpusetCpus": "0-1", "CpusetMems": "0", "PidsLimit": 12,
@@ -127,6 +127,25 @@ func TestWrongOptionsAreRefused(t *testing.T) {
 		_, _, err := readSpec([]byte(`{"Image":"x","HostConfig":` + tc.hostConfig + `}`))
 		if err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v, want something of %q", tc.hostConfig, err, tc.says)
+		}
+	}
+}
+
+// TestVolumesAndNetworks reads what docker-py and docker send beside a container's mounts
+// and its network: their names again, which are fine, and others, which are not.
+func TestVolumesAndNetworks(t *testing.T) {
+	for _, tc := range []struct{ request, says string }{
+		{`"Volumes":{"/a":{}}`, `anonymous volumes ("/a") are not supported yet`},
+		{`"Volumes":{"/a":{},"/b/":{}},"HostConfig":{"Binds":["/x:/b"],"Tmpfs":{"/a":""}}`, ""},
+		{`"NetworkingConfig":{"EndpointsConfig":{"default":{}}}`, ""},
+		{`"NetworkingConfig":{"EndpointsConfig":{"none":{"IPAMConfig":null}}},"HostConfig":{"NetworkMode":"none"}`, ""},
+		{`"NetworkingConfig":{"EndpointsConfig":{"none":{},"host":{}}},"HostConfig":{"NetworkMode":"none"}`, "more than one network (none and host)"},
+		{`"NetworkingConfig":{"EndpointsConfig":{"host":null}}`, "more than one network (default and host)"},
+		{`"HostConfig":{"Mounts":[{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"SizeBytes":4096,"Mode":448}}]}`, ""},
+	} {
+		_, _, err := readSpec([]byte(`{"Image":"x",` + tc.request + `}`))
+		if (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v, want %q", tc.request, err, tc.says)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -242,11 +243,10 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 	taken := map[string]bool{}
 	var own []specs.Mount
 	bind := func(m Mount) {
-		taken[m.Target] = true
 		own = append(own, c.bindMount(m))
 	}
 	for _, m := range spec.Mounts {
-		taken[m.Target] = true
+		taken[path.Clean(m.Target)] = true
 		if m.Type == MountTmpfs {
 			own = append(own, tmpfsMount(m))
 		} else {
@@ -255,7 +255,7 @@ func (c *ctr) mounts(defaults []specs.Mount) []specs.Mount {
 	}
 	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
 		if target := "/etc/" + name; !taken[target] {
-			bind(Mount{Source: c.path(name), Target: target})
+			bind(Mount{Source: c.path(name), Target: target, ReadOnly: spec.ReadOnly})
 		}
 	}
 	var all []specs.Mount

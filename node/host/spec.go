@@ -60,6 +60,7 @@ type Spec struct {
 	DeviceRules []string          `json:"device_rules,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"` // for the runtime
 	Umask       *uint32           `json:"umask,omitempty"`       // of the first process
+	IDFile      string            `json:"id_file,omitempty"`     // where its client has written the id; for people only
 }
 
 // Attached says which streams of a container are meant for the terminal of who
@@ -321,7 +322,32 @@ func checkMounts(mounts []Mount) error {
 		case m.Type == MountBind && !path.IsAbs(m.Source):
 			return invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
 		}
+		for _, opt := range m.Options {
+			if !tmpfsOption(opt) {
+				return invalid("invalid tmpfs option %q of %s", opt, m.Target)
+			}
+		}
 		seen[target] = true
 	}
 	return nil
+}
+
+// tmpfsOption reports whether a tmpfs has the option. Of a wrong one the kernel says
+// only that it is invalid, and not before the container starts.
+func tmpfsOption(opt string) bool {
+	name, value, valued := strings.Cut(opt, "=")
+	rest := strings.Trim(value, "0123456789")
+	switch name {
+	case "size", "nr_blocks", "nr_inodes":
+		return value != rest && len(rest) <= 1 && strings.HasSuffix(value, rest) && strings.Contains("kmgtpeKMGTPE%", rest)
+	case "mode":
+		return value != "" && len(value) <= 5 && strings.Trim(value, "01234567") == ""
+	case "uid", "gid":
+		return value != "" && rest == ""
+	case "mpol", "huge":
+		return value != ""
+	}
+	flag := strings.TrimPrefix(name, "no")
+	return !valued && (slices.Contains(strings.Fields("defaults ro rw sync async dirsync private rprivate slave rslave shared rshared unbindable runbindable"), name) ||
+		slices.Contains(strings.Fields("suid dev exec atime diratime relatime strictatime symfollow"), flag))
 }

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,5 +55,45 @@ func TestCapabilities(t *testing.T) {
 	}
 	if sets := capabilitiesOf(defaults, account{UID: 5}); sets.Effective != nil || sets.Permitted != nil || len(sets.Bounding) != 2 {
 		t.Errorf("a user that is not root has %+v", sets)
+	}
+}
+
+func TestMountsAreChecked(t *testing.T) {
+	tmpfs := func(options string) []Mount {
+		return []Mount{{Type: MountTmpfs, Target: "/t", Options: strings.Split(options, ",")}}
+	}
+	for _, tc := range []struct {
+		name   string
+		mounts []Mount
+		says   string // "": fine
+	}{
+		{"options", tmpfs("size=64k,nr_inodes=1000,mode=1777,uid=5,gid=5,exec,nosuid,noatime,rw,size=50%,mpol=local"), ""},
+		{"an option that is none", tmpfs("nosuid,bogus"), `invalid tmpfs option "bogus" of /t`},
+		{"a flag with a value", tmpfs("ro=1"), "ro=1"},
+		{"no size", tmpfs("size="), "size="},
+		{"a size in words", tmpfs("size=much"), "size=much"},
+		{"a size below zero", tmpfs("size=-5"), "size=-5"},
+		{"two units", tmpfs("size=5kk"), "size=5kk"},
+		{"a mode that is not octal", tmpfs("mode=999"), "mode=999"},
+		{"a user by name", tmpfs("uid=root"), "uid=root"},
+		{"the same place by two names", []Mount{{Type: MountTmpfs, Target: "/t"}, {Type: MountTmpfs, Target: "/t/"}}, "Duplicate mount point"},
+	} {
+		err := checkMounts(tc.mounts)
+		if (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.says)
+		}
+	}
+}
+
+// TestFilesOfTheNetwork: a user's own /etc/hosts counts, however it is written, and with
+// a read-only root file system none can be written to, as with Docker.
+func TestFilesOfTheNetwork(t *testing.T) {
+	c := &ctr{rec: record{Spec: Spec{ReadOnly: true, Mounts: []Mount{{Type: MountBind, Source: "/mine", Target: "/etc//hosts"}}}}}
+	var got []string
+	for _, m := range c.mounts(nil) {
+		got = append(got, filepath.Base(m.Source)+" "+m.Destination+" "+m.Options[2])
+	}
+	if want := []string{"mine /etc//hosts rw", "hostname /etc/hostname ro", "resolv.conf /etc/resolv.conf ro"}; !slices.Equal(got, want) {
+		t.Errorf("mounts are %q, want %q", got, want)
 	}
 }
