@@ -156,14 +156,16 @@ func (o *ociCommand) with(cmd *cobra.Command, fn func(ctx context.Context, r *oc
 // files returns the standard streams.
 func (o *ociCommand) files() [3]*os.File { return [3]*os.File{os.Stdin, os.Stdout, os.Stderr} }
 
-// inherited returns the n descriptors from first on that the caller left open.
+// inherited returns the n descriptors from first on that the caller left open. One that
+// would be closed on exec is none of them: this process has opened it, as Go's runtime
+// does with files of cgroups, and no container may get that.
 func inherited(first, n int) ([]*os.File, error) {
 	if n < 0 || n > 32 {
 		return nil, fmt.Errorf("--preserve-fds %d is not from 0 to 32", n)
 	}
 	var files []*os.File
 	for fd := first; fd < first+n; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
 			return nil, fmt.Errorf("--preserve-fds %d: descriptor %d is not open", n, fd)
 		}
 		unix.CloseOnExec(fd)

@@ -65,6 +65,29 @@ func TestOCICommands(t *testing.T) {
 	}
 }
 
+// TestInherited: a descriptor that this process opened itself is not one that its caller
+// left for the container, whatever its number.
+func TestInherited(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, err := inherited(int(r.Fd()), 1); err == nil || !strings.Contains(err.Error(), "is not open") {
+		t.Errorf("inherited = %v for a descriptor of this process", err)
+	}
+	left, err := unix.Dup(int(r.Fd())) // without close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := inherited(left, 1)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("inherited = %v, %v for a descriptor that was left open", files, err)
+	}
+	_ = files[0].Close()
+}
+
 func TestOCILog(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	code, _, stderr := ociCall(t, "--log", name, "--log-format", "json", "state", "x")
