@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
@@ -25,6 +26,10 @@ func newLogs(std stdio) *cobra.Command {
 	cmd.Flags().StringVar(&opts.Since, "since", "", "begin at a `time`, or so long ago, such as 10m")
 	cmd.Flags().StringVar(&opts.Until, "until", "", "end at a `time`, or so long ago")
 	return onNode(cmd, func(ctx context.Context, node *client.Client, args []string) error {
+		// The API takes anything else for all, as Docker's does.
+		if n, err := strconv.Atoi(opts.Tail); opts.Tail != "all" && (err != nil || n < 0) {
+			return misuse(fmt.Errorf("--tail %s: write a number of lines, or all", opts.Tail))
+		}
 		logs, err := node.ContainerLogs(ctx, args[0], opts)
 		if err != nil {
 			return err

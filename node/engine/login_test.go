@@ -2,12 +2,17 @@ package engine
 
 import (
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/registry"
+
+	"berth.internal/client"
+	"berth.internal/node/host"
+	"berth.internal/node/image"
 )
 
 // forLogins returns an engine whose registry is registry.example.com, at 10.0.0.1:5000.
@@ -60,6 +65,26 @@ func TestLogins(t *testing.T) {
 	r.Header.Set(registry.AuthHeader, "s3cret!")
 	if _, err := e.loginOf(r); err == nil || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("a header that is no base64 = %v", err)
+	}
+}
+
+// TestPullFailures: clients tell by the status whether there is such an image
+// (docker-py's ImageNotFound), and whether to log in.
+func TestPullFailures(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want int
+	}{
+		{&client.Error{Status: 404, Text: "no such tag"}, 404},
+		{&client.Error{Status: 401, Text: "log in"}, 401},
+		{&client.Error{Status: 403, Text: "not for ann"}, 403},
+		{&client.Error{Status: 500, Text: "broken"}, 500},
+		{image.ErrPlatform, 404},
+		{host.ErrInvalid, 400},
+	} {
+		if got := status(pullFailure(fmt.Errorf("pull x: %w", tc.err))); got != tc.want {
+			t.Errorf("%v is answered with %d, want %d", tc.err, got, tc.want)
+		}
 	}
 }
 

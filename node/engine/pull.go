@@ -78,7 +78,6 @@ func (e *Engine) pullImage(w http.ResponseWriter, r *http.Request) error {
 
 // pullFailure gives the failure the status that Docker has for it.
 func pullFailure(err error) error {
-	var kind interface{ NotFound() bool }
 	switch {
 	case errors.Is(err, host.ErrInvalid), errors.Is(err, host.ErrNotFound):
 		return err
@@ -86,7 +85,7 @@ func pullFailure(err error) error {
 		return &failure{http.StatusUnauthorized, err.Error()}
 	case errors.Is(err, client.ErrDenied):
 		return &failure{http.StatusForbidden, err.Error()}
-	case errors.As(err, &kind) && kind.NotFound(), errors.Is(err, image.ErrNotFound), errors.Is(err, image.ErrPlatform):
+	case errors.Is(err, client.ErrNotFound), errors.Is(err, image.ErrNotFound), errors.Is(err, image.ErrPlatform):
 		return &failure{http.StatusNotFound, err.Error()}
 	}
 	return err
