@@ -57,6 +57,21 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// TestNothingToPrune: docker system prune stops at the first kind that is refused.
+func TestNothingToPrune(t *testing.T) {
+	for path, want := range map[string]string{
+		"/networks/prune": `{"NetworksDeleted":[]}`,
+		"/volumes/prune":  `{"VolumesDeleted":[],"SpaceReclaimed":0}`,
+		"/build/prune":    `{"CachesDeleted":[],"SpaceReclaimed":0}`,
+	} {
+		w := httptest.NewRecorder()
+		newEngine().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
+		if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != want {
+			t.Errorf("POST %s = %d %s, want 200 %s", path, w.Code, got, want)
+		}
+	}
+}
+
 // TestEveryFieldIsHonouredOrRefused sets each field of a create request in turn
 // to something that is not its zero value. What the node does not list as
 // honoured must be refused by its name.

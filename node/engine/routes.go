@@ -5,6 +5,9 @@ import (
 	"net/http"
 
 	"github.com/gorilla/mux"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
 )
 
 // table is the whole API: what is served, and what is known and refused.
@@ -56,9 +59,10 @@ func (e *Engine) table() []route {
 		{get, "/networks", e.listNetworks},
 		{get, "/networks/{id}", e.inspectNetwork},
 		{get, "/volumes", e.listVolumes},
-		{get, "/plugins", func(w http.ResponseWriter, _ *http.Request) error {
-			return writeJSON(w, http.StatusOK, []any{})
-		}},
+		{post, "/networks/prune", nothing(network.PruneReport{NetworksDeleted: []string{}})},
+		{post, "/volumes/prune", nothing(volume.PruneReport{VolumesDeleted: []string{}})},
+		{post, "/build/prune", nothing(build.CachePruneReport{CachesDeleted: []string{}})},
+		{get, "/plugins", nothing([]any{})},
 	}
 	for _, known := range []struct {
 		methods []string
@@ -70,7 +74,7 @@ func (e *Engine) table() []route {
 		{append(append([]string{"PUT"}, get...), head...), "copying files", []string{"/containers/{id}/archive"}},
 		{append(append([]string{}, get...), append(post, del...)...), "checkpoints", []string{"/containers/{id}/checkpoints{rest:.*}"}},
 		{post, "commit", []string{"/commit"}},
-		{post, "building images", []string{"/build", "/build/prune", "/session", "/grpc"}},
+		{post, "building images", []string{"/build", "/session", "/grpc"}},
 		{post, "pushing from a node", []string{"/images/{name:.*}/push"}},
 		{post, "loading images", []string{"/images/load"}},
 		{get, "saving images", []string{"/images/get", "/images/{name:.*}/get"}},
@@ -88,6 +92,11 @@ func (e *Engine) table() []route {
 		table = append(table, route{[]string{"GET", "POST", "PUT", "DELETE"}, "/" + path + "{rest:(?:/.*)?}", noSwarm})
 	}
 	return table
+}
+
+// nothing answers a request for what there is none of.
+func nothing(answer any) handler {
+	return func(w http.ResponseWriter, _ *http.Request) error { return writeJSON(w, http.StatusOK, answer) }
 }
 
 // refused answers a request that the API knows and the node does not.

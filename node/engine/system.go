@@ -159,18 +159,19 @@ func cgroupVersion() string {
 // diskUsage answers GET /system/df: 200, images and containers. The size of
 // what containers have written is not measured: it is shown as unknown.
 func (e *Engine) diskUsage(w http.ResponseWriter, _ *http.Request) error {
+	containers, used, now := []summary{}, map[string]int64{}, time.Now()
+	for _, c := range e.host.List() {
+		containers = append(containers, newSummary(c, now))
+		used[c.ImageID]++
+	}
 	var total int64
 	images := []image.Summary{}
 	for _, img := range e.host.Images() {
 		total += img.Size
 		images = append(images, image.Summary{
 			ID: img.ID.String(), RepoTags: list0(img.RepoTags), RepoDigests: list0(img.RepoDigests),
-			Created: img.Created.Unix(), Size: img.Size, SharedSize: -1, Containers: -1,
+			Created: img.Created.Unix(), Size: img.Size, SharedSize: -1, Containers: used[img.ID.String()],
 		})
-	}
-	containers, now := []summary{}, time.Now()
-	for _, c := range e.host.List() {
-		containers = append(containers, newSummary(c, now))
 	}
 	return writeJSON(w, http.StatusOK, struct {
 		LayersSize int64
