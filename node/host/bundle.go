@@ -127,7 +127,8 @@ func readIfThere(path string) ([]byte, error) {
 	return data, err
 }
 
-// makeSources makes the directories that binds ask for, as docker run -v does.
+// makeSources makes the directories that binds ask for, as docker run -v does, and checks
+// what there is.
 func makeSources(mounts []Mount) error {
 	for _, m := range mounts {
 		if m.Type != MountBind {
@@ -142,6 +143,9 @@ func makeSources(mounts []Mount) error {
 			}
 		default:
 			return invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
+		}
+		if err := checkPropagation(m); err != nil {
+			return err
 		}
 	}
 	return nil
