@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth.internal/node/container"
+	"berth.internal/node/container/netdev"
 )
 
 // CreateOptions is a container to be created.
@@ -61,6 +62,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (rec *record, rel
 		release()
 		return nil, nil, err
 	}
+	c.devices.Close() // from here on they live as long as the container's network namespace
 	return c.rec, release, nil
 }
 
@@ -115,8 +117,9 @@ type creation struct {
 	o       CreateOptions
 	front   *container.Front
 	rec     *record // once its configuration was read
-	group   bool    // the cgroup is made
-	pidFile bool    // is written
+	devices *netdev.Moved
+	group   bool // the cgroup is made
+	pidFile bool // is written
 }
 
 func (c *creation) run(ctx context.Context) (err error) {
@@ -155,13 +158,8 @@ func (c *creation) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer closeFiles(d.Start, d.Report, d.Reports)
-	if pausing(rec.Spec.Hooks) {
-		d.Paused = func(pid int) error {
-			if err := rec.identify(pid); err != nil {
-				return err
-			}
-			return r.createHooks(ctx, c.front, rec)
-		}
+	if pausing(rec.Spec) {
+		d.Paused = func(pid int) error { return c.paused(ctx, pid) }
 	}
 	if d.Terminal != nil {
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -197,6 +195,20 @@ func (c *creation) run(ctx context.Context) (err error) {
 		}
 	}
 	return c.writePid(made.Pid)
+}
+
+// paused does what is done to a container that is built and has not entered its root
+// directory.
+func (c *creation) paused(ctx context.Context, pid int) (err error) {
+	if err := c.rec.identify(pid); err != nil {
+		return err
+	}
+	if devices := c.rec.Spec.Linux.NetDevices; len(devices) > 0 {
+		if c.devices, err = netdev.Move(pid, devices); err != nil {
+			return err
+		}
+	}
+	return c.r.createHooks(ctx, c.front, c.rec)
 }
 
 // sendProcess gives a descriptor of the container's first process to who listens.
@@ -328,5 +340,6 @@ func (c *creation) undo(ctx context.Context) error {
 	if !c.group {
 		return c.r.removeDir(c.o.ID)
 	}
-	return c.r.destroy(ctx, c.rec)
+	err := c.devices.Undo() // before hooks look for them
+	return errors.Join(err, c.r.destroy(ctx, c.rec))
 }

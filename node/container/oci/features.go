@@ -30,7 +30,7 @@ func Features() features.Features {
 			IntelRdt:        &features.IntelRdt{Enabled: no},
 			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: flags},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: yes}},
-			NetDevices:      &features.NetDevices{Enabled: no},
+			NetDevices:      &features.NetDevices{Enabled: yes},
 		},
 	}
 }

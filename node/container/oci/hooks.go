@@ -44,9 +44,11 @@ func checkHooks(h *specs.Hooks) error {
 	return nil
 }
 
-// pausing reports whether hooks run while the container is created.
-func pausing(h *specs.Hooks) bool {
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // deprecated hooks are hooks
+// pausing reports whether something is done to the container while it is created:
+// network devices are moved, or hooks run.
+func pausing(s *specs.Spec) bool {
+	h := hooksOf(s)
+	return len(s.Linux.NetDevices)+len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // deprecated hooks are hooks
 }
 
 // hookState returns the state as hooks read it.

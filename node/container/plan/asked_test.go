@@ -351,3 +351,33 @@ func TestMounts(t *testing.T) {
 		tc.check(t)
 	}
 }
+
+func TestNetDevices(t *testing.T) {
+	type devices = map[string]specs.LinuxNetDevice
+	pausing := func(d devices) func(*plan.Input) {
+		return func(in *plan.Input) { in.Detached, in.Spec.Linux.NetDevices = &plan.Detached{Pause: true}, d }
+	}
+	list := []asks{
+		{name: "good ones", set: pausing(devices{"a": {}, "b": {Name: "c"}, "c": {Name: "b"}, "veth0123456789a": {Name: "eth%d"}, "x": {Name: "eth%d"}})},
+		{name: "no pause", set: func(in *plan.Input) { in.Detached, in.Spec.Linux.NetDevices = new(plan.Detached), devices{"a": {}} }, err: "linux.netDevices", refused: true},
+		{name: "a shim", set: func(in *plan.Input) { in.Spec.Linux.NetDevices = devices{"a": {}} }, err: "linux.netDevices", refused: true},
+		{name: "the node's network", set: func(in *plan.Input) {
+			pausing(devices{"a": {}})(in)
+			in.Spec.Linux.Namespaces = slices.DeleteFunc(in.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+		}, err: "linux.netDevices need a network namespace of the container's own"},
+		{name: "twice", set: pausing(devices{"a": {Name: "c"}, "b": {Name: "c"}}), err: "a and b would both be c"},
+		{name: "twice, one by its own name", set: pausing(devices{"a": {}, "b": {Name: "a"}}), err: "a and b would both be a"},
+	}
+	for _, bad := range []string{".", "..", "a/b", "a:1", "a b", "a\tb", "a\nb", "a\x00b", "a\u00a0b", "0123456789abcdef"} {
+		list = append(list,
+			asks{name: "from " + bad, set: pausing(devices{bad: {}}), err: fmt.Sprintf("linux.netDevices: %q is no name of a network device", bad)},
+			asks{name: "to " + bad, set: pausing(devices{"a": {Name: bad}}), err: fmt.Sprintf("linux.netDevices: %q is no name for network device a", bad)})
+	}
+	for _, bad := range []string{"%", "eth%s", "%d%d", "100%%d"} {
+		list = append(list, asks{name: "to " + bad, set: pausing(devices{"a": {Name: bad}}), err: fmt.Sprintf("%q is no name for network device a", bad)})
+	}
+	list = append(list, asks{name: "from nothing", set: pausing(devices{"": {Name: "a"}}), err: `"" is no name of a network device`})
+	for _, tc := range list {
+		tc.check(t)
+	}
+}

@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"path"
 	"slices"
@@ -40,7 +42,7 @@ func check(in Input) error {
 	for _, a := range []asked{
 		{"hooks", in.Detached == nil && s.Hooks != nil && hooks(s.Hooks) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.netDevices", len(l.NetDevices) > 0},
+		{"linux.netDevices", len(l.NetDevices) > 0 && (in.Detached == nil || !in.Detached.Pause)}, // they are moved by who pauses it
 		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && propagations[l.RootfsPropagation] == 0},
 		{"windows", s.Windows != nil},
 		{"solaris", s.Solaris != nil},
@@ -61,7 +63,39 @@ func check(in Input) error {
 	if err := checkProcess(s.Process); err != nil {
 		return err
 	}
+	if err := checkNetDevices(l); err != nil {
+		return err
+	}
 	return checkPaths(s)
+}
+
+// checkNetDevices refuses network devices that could not be moved, by their names.
+func checkNetDevices(l *specs.Linux) error {
+	own := slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if len(l.NetDevices) > 0 && !own {
+		return fmt.Errorf("linux.netDevices need a network namespace of the container's own: remove them, or the use of the node's namespace")
+	}
+	from := map[string]string{} // which device has a name inside
+	for _, name := range slices.Sorted(maps.Keys(l.NetDevices)) {
+		as := cmp.Or(l.NetDevices[name].Name, name)
+		template := strings.Contains(as, "%") // the kernel puts the first free number for "%d"
+		switch {
+		case !isDeviceName(name):
+			return fmt.Errorf("linux.netDevices: %q is no name of a network device", name)
+		case !isDeviceName(as), template && (strings.Count(as, "%") > 1 || !strings.Contains(as, "%d")):
+			return fmt.Errorf("linux.netDevices: %q is no name for network device %s", as, name)
+		case !template && from[as] != "":
+			return fmt.Errorf("linux.netDevices: %s and %s would both be %s", from[as], name, as)
+		}
+		from[as] = name
+	}
+	return nil
+}
+
+// isDeviceName reports whether the kernel takes the name for a network device. To it the
+// byte 0xa0 is a space, too.
+func isDeviceName(name string) bool {
+	return name != "" && len(name) < unix.IFNAMSIZ && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r\x00") && !strings.Contains(name, "\xa0")
 }
 
 const (
