@@ -185,11 +185,12 @@ func TestBadMounts(t *testing.T) {
 		{file, "/bin/busybox/x", "mount a file on /bin/busybox/x: not a directory"},
 		{dir, "/circle/x", "mount a directory on /circle/x: too many levels of symbolic links"},
 		{file + "/x", "/x", "not a directory"},
+		{"/dev", "/x", "map user ids of /dev (its file system must support idmapped mounts): operation not supported"},
 	} {
 		for name, path := range engines(t) {
 			b := n.bundle(t, "true")
 			b.Engine = path
-			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: tc.source, Destination: tc.target, Options: []string{"rbind"}})
+			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: tc.source, Destination: tc.target, Options: []string{"rbind", "ridmap"}})
 			_, err := n.Run(testContext(t), b)
 			if !errors.Is(err, container.ErrInvalid) || path == "" && !strings.HasSuffix(err.Error(), tc.want) {
 				t.Errorf("%s: Run with %s on %s = %v, want ErrInvalid, %q", name, tc.source, tc.target, err, tc.want)

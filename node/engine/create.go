@@ -216,16 +216,20 @@ func parseBind(bind string) (host.Mount, error) {
 	if len(parts) < 3 {
 		return m, nil
 	}
+	given := map[bool]bool{} // by whether it is a propagation
 	for opt := range strings.SplitSeq(parts[2], ",") {
+		spread := slices.Contains(mount.Propagations, mount.Propagation(opt))
 		switch {
-		case opt == "rw":
-		case opt == "ro":
-			m.ReadOnly = true
-		case slices.Contains(mount.Propagations, mount.Propagation(opt)):
+		case !spread && opt != "ro" && opt != "rw":
+			return host.Mount{}, unsupported("HostConfig.Binds: option %q of %q is not supported yet; there are ro, rw, and propagations such as rslave", opt, bind)
+		case given[spread]:
+			return host.Mount{}, invalid("invalid mode: %s", parts[2])
+		case spread:
 			m.Propagation = opt
 		default:
-			return host.Mount{}, unsupported("HostConfig.Binds: option %q of %q is not supported yet; there are ro, rw, and propagations such as rslave", opt, bind)
+			m.ReadOnly = opt == "ro"
 		}
+		given[spread] = true
 	}
 	return m, nil
 }

@@ -123,6 +123,9 @@ func TestWrongOptionsAreRefused(t *testing.T) {
 		{`{"KernelMemory":1000}`, "HostConfig.KernelMemory is not supported"},
 		{`{"CgroupParent":"x"}`, "HostConfig.CgroupParent is not supported"},
 		{`{"BlkioWeightDevice":[null]}`, "invalid device weight"},
+		{`{"Binds":["/a:/b:ro,rw"]}`, "invalid mode: ro,rw"},
+		{`{"Binds":["/a:/b:rslave,ro,rprivate"]}`, "invalid mode: rslave,ro,rprivate"},
+		{`{"Binds":["/a:/b:z"]}`, `option "z" of "/a:/b:z" is not supported`},
 	} {
 		_, _, err := readSpec([]byte(`{"Image":"x","HostConfig":` + tc.hostConfig + `}`))
 		if err == nil || !strings.Contains(err.Error(), tc.says) {

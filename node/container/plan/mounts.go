@@ -59,7 +59,7 @@ func (b *builder) bind(m specs.Mount) (mounted, error) {
 	case mapped && o.recursive && o.ridmap && len(m.UIDMappings) == 0 && o.propagation != unix.MS_SHARED:
 		b.mapTree(r, users, m.Source)
 	case mapped:
-		b.mapIDs(r, users, m.Source, o.ridmap)
+		b.refuse(b.mapIDs(r, users, m.Source, o.ridmap), m.Source)
 	}
 	b.setOptions(r, o, "set options of "+m.Source+" for "+m.Destination)
 	return mounted{reg: b.give(r), dest: destination(m), dir: dir}, nil
@@ -78,8 +78,19 @@ func (b *builder) mapTree(r, users call.Reg, path string) {
 	p.Call(unix.SYS_CLOSE, call.Get(r))
 	source := p.Reg()
 	p.Call(unix.SYS_OPENAT, call.Int(unix.AT_FDCWD), call.Str(path), call.Int(unix.O_PATH|unix.O_CLOEXEC), call.Int(0)).To(source).As("open " + path)
-	p.Tree(source, users).To(r).As(mapping(path))
+	b.refuse(p.Tree(source, users).To(r).As(mapping(path)), path)
 	p.Call(unix.SYS_CLOSE, call.Get(source))
+	p.Place(mapped)
+}
+
+// refuse makes an error of its own of what the kernel says of a file system that cannot
+// have mapped ids: that something is invalid.
+func (b *builder) refuse(mapIDs *call.Op, path string) {
+	p := b.parent
+	unable, mapped := p.Label(), p.Label()
+	mapIDs.On(unable, unix.EINVAL).Then(mapped)
+	p.Place(unable)
+	p.Fail(unix.EOPNOTSUPP).As(mapping(path))
 	p.Place(mapped)
 }
 

@@ -472,9 +472,10 @@ func (s *shim) execute() error {
 	return err
 }
 
-// badPaths are the errors of paths that do not lead where they must.
+// badPaths are the errors of paths that do not lead where they must: to a directory, to a
+// file, to what can be mounted with mapped ids, or anywhere at all.
 func badPaths() []syscall.Errno {
-	return []syscall.Errno{unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG}
+	return []syscall.Errno{unix.ENOTDIR, unix.EISDIR, unix.EOPNOTSUPP, unix.ELOOP, unix.ENAMETOOLONG}
 }
 
 // classify says what an error of a program means for its caller, and which exit
