@@ -37,13 +37,13 @@ func (s Spec) joins() []join {
 
 // resolveJoins finds the containers whose namespaces spec shares, and writes their
 // ids into it. users is the first number of the user namespace that it thereby
-// shares, 0 if they have none or there are none. Errors: ErrNotFound; ErrUnsupported.
+// shares, 0 if they have none or there are none. Errors: ErrInvalid; ErrUnsupported.
 func (h *Host) resolveJoins(spec *Spec) (users uint32, warnings []string, err error) {
 	why, several := "", false
 	for _, j := range spec.joins() {
 		other, err := h.find(j.ref)
-		if err != nil {
-			return 0, nil, err
+		if err != nil { // not ErrNotFound: of that clients think that it is the image, and pull it
+			return 0, nil, invalid("cannot join %s namespace of container %s: %v", j.what, j.ref, err)
 		}
 		of := Namespace(ofContainer + other.rec.ID)
 		switch j.kind {
