@@ -78,22 +78,22 @@ func begin(in call.Init) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("fork: %w", err)
 	}
-	// The command shall find none of these in its parent.
-	for _, fd := range []int{gate[0], call.InitStatus} {
+	// The command shall find none of these in its parent. It waits for the end of the last one,
+	// which nobody can find any more by then.
+	for _, fd := range []int{gate[0], call.InitStatus, gate[1]} {
 		_ = unix.Close(fd)
 	}
-	_, err = unix.Write(gate[1], []byte{0})
-	return pid, errors.Join(err, unix.Close(gate[1]))
+	return pid, nil
 }
 
-// isolate adds calls that wait for the word to go on, and give the command a process
+// isolate adds calls that wait for the gate to be closed, and give the command a process
 // group of its own, in front of the terminal if there is one: what is typed there
 // concerns it alone.
 func isolate(p *call.Program) {
 	const gate = call.Reg(0)
 	pid := p.Reg()
 	all := []byte{255, 255, 255, 255, 255, 255, 255, 255}
-	p.Call(unix.SYS_READ, call.Get(gate), call.Data(make([]byte, 1)), call.Int(1)).AtLeast(1)
+	p.Call(unix.SYS_READ, call.Get(gate), call.Data(make([]byte, 1)), call.Int(1))
 	// Who is not in front may not change that, unless the signal for it is blocked.
 	p.Call(unix.SYS_RT_SIGPROCMASK, call.Int(unix.SIG_SETMASK), call.Data(all), call.Int(0), call.Int(8))
 	p.Call(unix.SYS_SETPGID, call.Int(0), call.Int(0))
