@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,6 +36,10 @@ func engines(t *testing.T) map[string]string {
 func TestEngines(t *testing.T) {
 	const script = `cat; id -u; cat /proc/self/uid_map; hostname; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status
 		stat -c %u /bin/sh /file; echo to stderr >&2; touch /written && ls /written; cat /proc/self/cgroup | grep -c .; echo more >/file || echo read-only; exit 7`
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	said := map[string]string{}
 	for name, path := range engines(t) {
 		t.Run(name, func(t *testing.T) {
@@ -43,7 +48,7 @@ func TestEngines(t *testing.T) {
 			b.ID, b.Engine, b.Stdin, b.StdinOnce = "box", path, true, true
 			b.Spec.Hostname = "box"
 			b.Spec.Linux.UIDMappings[0].HostID = firstID + 5<<16
-			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: "/etc/hostname", Destination: "/file", Options: []string{"rbind", "ro", "rprivate", "idmap"}})
+			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Type: "bind", Source: file, Destination: "/file", Options: []string{"rbind", "ro", "rprivate", "idmap"}})
 			ctx := testContext(t)
 			if err := n.Create(ctx, b); err != nil {
 				t.Fatal(err)
@@ -90,7 +95,6 @@ func TestEngines(t *testing.T) {
 	}
 }
 
-// TestEngineExec runs further processes with each runtime, and ends with signals.
 // TestEngineNull: the machine's /dev/null stays whose it is, although crun gives
 // standard input to the container's user.
 func TestEngineNull(t *testing.T) {
@@ -124,6 +128,7 @@ func TestEngineNull(t *testing.T) {
 	}
 }
 
+// TestEngineExec runs further processes with each runtime, and ends with signals.
 func TestEngineExec(t *testing.T) {
 	for name, path := range engines(t) {
 		t.Run(name, func(t *testing.T) {
@@ -181,6 +186,61 @@ func TestEngineExec(t *testing.T) {
 			}
 			if s, err := n.Wait(ctx, b.ID); err != nil || s.ExitCode != 137 {
 				t.Errorf("killed it is %+v, %v", s, err)
+			}
+		})
+	}
+}
+
+// TestEngineCgroup: with each runtime a container and what is executed in it are in
+// the agent's cgroup, with its limits and rules of devices, in the run after a restart
+// as in the first.
+func TestEngineCgroup(t *testing.T) {
+	// A device that may be written, and not read for want of a rule alone.
+	const script = "(: >/dev/kmsg) && echo may write; (: </dev/kmsg) 2>/dev/null || echo may not read"
+	const says = "may write\nmay not read\n"
+	major, minor := int64(1), int64(11)
+	limit := cgroupFile{"memory", "memory.limit_in_bytes", "memory.max"}
+	swap := cgroupFile{"memory", "memory.memsw.limit_in_bytes", "memory.swap.max"}
+	most := map[bool]string{false: "9223372036854771712", true: "max"}[only2()]
+	together := map[bool]string{false: "134217728", true: "33554432"}[only2()]
+	for name, path := range engines(t) {
+		t.Run(name, func(t *testing.T) {
+			n, ctx := newNode(t), testContext(t)
+			b := n.bundle(t, "sh", "-c", script+"; exec sleep 1000")
+			hostUsers(&b) // in a user namespace nobody may open it
+			b.Engine, b.Restart = path, container.Restart{Policy: container.RestartAlways}
+			caps := append(container.DefaultCapabilities(), "CAP_SYSLOG")
+			b.Spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+			b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: major, Minor: minor}}
+			r := b.Spec.Linux.Resources
+			r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "w"})
+			r.Memory = &specs.LinuxMemory{Limit: new(int64(64 << 20))}
+			n.create(t, b)
+			n.start(t, b.ID)
+			for run, want := range [][2]string{{"67108864", most}, {"100663296", together}} {
+				waitLog(t, b.Log.Path, strings.TrimSuffix(strings.Repeat(says, run+1), "\n"))
+				if out, _ := readLog(t, b.Log.Path); out != strings.Repeat(says, run+1) {
+					t.Errorf("run %d: it says %q", run, out)
+				}
+				if code, out := execIn(ctx, t, n, b, "sh", "-c", script); code != 0 || out != says {
+					t.Errorf("run %d: exec says %q, code %d", run, out, code)
+				}
+				if got := [2]string{n.readCgroup(t, b.ID, limit), n.readCgroup(t, b.ID, swap)}; got != want {
+					t.Errorf("run %d: the limits of memory and swap are %q, want %q", run, got, want)
+				}
+				if run == 1 {
+					break
+				}
+				more := specs.LinuxMemory{Limit: new(int64(96 << 20)), Swap: new(int64(128 << 20))}
+				if err := n.Update(ctx, b.ID, &specs.LinuxResources{Memory: &more}); err != nil {
+					t.Fatal(err)
+				}
+				if err := n.Kill(ctx, b.ID, 9); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := n.WaitRun(ctx, b.ID, run+1); err != nil {
+					t.Fatal(err)
+				}
 			}
 		})
 	}

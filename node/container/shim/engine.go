@@ -399,6 +399,10 @@ func (s *shim) forkEngine(streams stdio) (err error) {
 			s.letGo()
 		}
 	}()
+	restore, err := s.Cgroup.MemoryLimits() // crun lifts them in version 1
+	if err != nil {
+		return err
+	}
 	err = s.within(func() error {
 		pid := filepath.Join(s.Engine.Base, enginePid)
 		if err := os.RemoveAll(filepath.Join(s.Engine.Base, engineState, s.ID)); err != nil { // of the run before
@@ -417,6 +421,9 @@ func (s *shim) forkEngine(streams stdio) (err error) {
 	s.state.Pid = s.first
 	if s.pidfd, err = unix.PidfdOpen(s.first, 0); err == nil {
 		err = s.Cgroup.Join(s.first)
+	}
+	if err == nil {
+		err = restore()
 	}
 	if err != nil {
 		s.abandon()
