@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"fmt"
@@ -18,18 +19,18 @@ import (
 // first error ends it.
 type archive struct {
 	w   io.Writer
-	n   int
+	has map[string]bool
 	err error
 }
 
-func newArchive(w io.Writer) *archive { return &archive{w: w} }
+func newArchive(w io.Writer) *archive { return &archive{w: w, has: map[string]bool{}} }
 
 func (a *archive) add(name string, mode uint32, data []byte) {
 	if a.err != nil {
 		return
 	}
-	a.n++
-	header := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", a.n, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
+	a.has[name] = true
+	header := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", len(a.has), mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
 	b := new(bytes.Buffer)
 	for _, part := range [][]byte{append([]byte(header+name), 0), data} {
 		b.Write(part)
@@ -47,6 +48,45 @@ func (a *archive) file(name, from string) {
 		a.err = err
 	}
 	a.add(name, 0o100755, data)
+}
+
+// libraries is where Debian has a program's shared libraries. The one that finds the
+// others is where each program says that it is.
+const (
+	libraries = "/lib/x86_64-linux-gnu"
+	loader    = "ld-linux-x86-64.so.2"
+)
+
+// program adds one with the shared libraries that it needs, each once.
+func (a *archive) program(name, from string) {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		a.err = cmp.Or(a.err, err)
+		return
+	}
+	a.add(name, 0o100755, data)
+	needed, err := shared(data)
+	if err != nil {
+		a.err = cmp.Or(a.err, fmt.Errorf("read %s: %w", from, err))
+	}
+	for _, l := range needed {
+		to := "lib/" + l
+		if l == loader {
+			to = "lib64/" + l
+		}
+		if !a.has[to] {
+			a.program(to, filepath.Join(libraries, l))
+		}
+	}
+}
+
+// shared returns which libraries a program or a library says it needs.
+func shared(program []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		return nil, err
+	}
+	return f.ImportedLibraries()
 }
 
 func (a *archive) close() error {

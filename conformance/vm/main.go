@@ -1,7 +1,7 @@
 // Command vm runs tests of the runtime on a machine that the build machine is not:
 // a kernel of Debian's with cgroup version 2 alone and AppArmor, emulated by QEMU.
 // Everything the machine has is in one archive in memory: a static first process
-// (folder guest), busybox, the kernel's modules and the compiled tests.
+// (folder guest), busybox, runc and crun, the kernel's modules and the compiled tests.
 //
 //	go run ./vm             all of it
 //	go run ./vm -run Pause  tests by name
@@ -129,17 +129,14 @@ func (m *machine) build(ctx context.Context) (kernel string, err error) {
 	}
 	defer f.Close()
 	a := newArchive(f)
-	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp", "run", "root", "programs", "modules", "lib", "lib64"} {
+	for _, d := range []string{"bin", "dev", "etc", "mnt", "proc", "sys", "tmp", "run", "root", "programs", "modules", "lib", "lib64"} {
 		a.dir(d)
 	}
 	a.file("init", filepath.Join(m.dir, "guest"))
 	a.file("bin/busybox", "/bin/busybox")
-	// The compiler of AppArmor, as Debian links it.
-	for name, from := range map[string]string{
-		"bin/apparmor_parser":        filepath.Join(m.cache, "apparmor/sbin/apparmor_parser"),
-		"lib64/ld-linux-x86-64.so.2": "/lib64/ld-linux-x86-64.so.2", "lib/libc.so.6": "/lib/x86_64-linux-gnu/libc.so.6",
-	} {
-		a.file(name, from)
+	// The compiler of AppArmor and the other runtimes, as Debian links them.
+	for _, from := range []string{filepath.Join(m.cache, "apparmor/sbin/apparmor_parser"), "/usr/sbin/runc", "/usr/bin/crun"} {
+		a.program("bin/"+filepath.Base(from), from)
 	}
 	for _, p := range []string{"berth-init", "probe", "container.test"} {
 		a.file("programs/"+p, filepath.Join(m.dir, p))
