@@ -5,6 +5,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/blkiodev"
@@ -47,6 +48,9 @@ func addHostConfig(spec *host.Spec, hc *container.HostConfig) (warnings []string
 		return nil, err
 	}
 	for _, u := range hc.Ulimits {
+		if u == nil || u.Soft < -1 || u.Hard < -1 {
+			return nil, invalid("invalid ulimit: %v", u)
+		}
 		if u.Hard < u.Soft && u.Hard != -1 || u.Soft == -1 && u.Hard != -1 {
 			return nil, invalid("ulimit soft limit must be less than or equal to hard limit: %s", u)
 		}
@@ -77,7 +81,7 @@ func extraHosts(list []string) (aliases []host.Alias, err error) {
 			return nil, unsupported("HostConfig.ExtraHosts %q is not supported yet: there is no gateway without a bridge", h)
 		}
 		ip, err := netip.ParseAddr(strings.Trim(addr, "[]"))
-		if !ok || name == "" || err != nil {
+		if !ok || name == "" || strings.ContainsFunc(name, unicode.IsSpace) || err != nil { // it is a word of /etc/hosts
 			return nil, invalid("bad format for add-host: %q", h)
 		}
 		aliases = append(aliases, host.Alias{Name: name, Address: ip.String()})
@@ -191,10 +195,21 @@ func resourcesOf(r *container.Resources) (host.Resources, error) {
 		CpusetCPUs: r.CpusetCpus, CpusetMems: r.CpusetMems,
 		CPURealtimePeriod: r.CPURealtimePeriod, CPURealtimeRuntime: r.CPURealtimeRuntime,
 		OOMKillDisable: r.OomKillDisable != nil && *r.OomKillDisable,
-		Blkio: host.Blkio{
-			Weight: r.BlkioWeight, ReadBps: throttles(r.BlkioDeviceReadBps), WriteBps: throttles(r.BlkioDeviceWriteBps),
-			ReadIOPS: throttles(r.BlkioDeviceReadIOps), WriteIOPS: throttles(r.BlkioDeviceWriteIOps),
-		},
+		Blkio:          host.Blkio{Weight: r.BlkioWeight},
+	}
+	for _, kind := range []struct {
+		asked  []*blkiodev.ThrottleDevice
+		limits *[]host.DeviceLimit
+	}{
+		{r.BlkioDeviceReadBps, &res.Blkio.ReadBps},
+		{r.BlkioDeviceWriteBps, &res.Blkio.WriteBps},
+		{r.BlkioDeviceReadIOps, &res.Blkio.ReadIOPS},
+		{r.BlkioDeviceWriteIOps, &res.Blkio.WriteIOPS},
+	} {
+		var err error
+		if *kind.limits, err = throttles(kind.asked); err != nil {
+			return res, err
+		}
 	}
 	for _, w := range r.BlkioWeightDevice {
 		if w == nil {
@@ -221,11 +236,12 @@ func resourcesOf(r *container.Resources) (host.Resources, error) {
 	return res, nil
 }
 
-func throttles(list []*blkiodev.ThrottleDevice) (limits []host.DeviceLimit) {
+func throttles(list []*blkiodev.ThrottleDevice) (limits []host.DeviceLimit, err error) {
 	for _, t := range list {
-		if t != nil {
-			limits = append(limits, host.DeviceLimit{Path: t.Path, Value: t.Rate})
+		if t == nil {
+			return nil, invalid("invalid device limit: null")
 		}
+		limits = append(limits, host.DeviceLimit{Path: t.Path, Value: t.Rate})
 	}
-	return limits
+	return limits, nil
 }
