@@ -248,6 +248,7 @@ func (n *node) traces(t testing.TB) []string {
 		}
 		found = append(found, names...)
 	}
+	found = append(found, n.below(t, "/sys/fs/cgroup/unified")...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -258,6 +259,21 @@ func (n *node) traces(t testing.TB) []string {
 		}
 	}
 	return append(found, n.processes(t)...)
+}
+
+// below returns what there is of the node's in a directory that a file system is mounted on.
+func (n *node) below(t testing.TB, dir string) []string {
+	t.Helper()
+	top, err := unix.OpenTree(unix.AT_FDCWD, filepath.Dir(dir), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(top)
+	names, err := filepath.Glob(filepath.Join(fmt.Sprintf("/proc/self/fd/%d", top), filepath.Base(dir), n.cfg.CgroupParent, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // processes returns those whose cgroup is the node's, and its shims.

@@ -207,8 +207,10 @@ func place(fd int, path string) error {
 	return nil
 }
 
-// hideUnified detaches version 2 of cgroups where version 1 is beside it, as far as
-// the tool can see: crun refuses both.
+// hideUnified hides version 2 of cgroups where version 1 is beside it, as far as the tool
+// can see: crun refuses both. There is an empty directory in its place that ends with the
+// container: crun makes cgroups of version 2 all the same, and would make them in the
+// node's file system below.
 func hideUnified() error {
 	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
@@ -234,6 +236,9 @@ func hideUnified() error {
 			return nil
 		}
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("hide %s: %w", dir, err)
+		}
+		if err := unix.Mount("none", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 			return fmt.Errorf("hide %s: %w", dir, err)
 		}
 	}
