@@ -31,7 +31,7 @@ func main() {
 	}
 	m := machine{root: "..", cache: filepath.Join(cache, "berth-test")}
 	flag.StringVar(&m.only, "run", "", "run tests that match this `pattern`, whether they are listed or not")
-	flag.DurationVar(&m.limit, "limit", 5*time.Minute, "kill the machine after this `time`; a machine with two processors and nothing else to do needs a third")
+	flag.DurationVar(&m.limit, "limit", 8*time.Minute, "kill the machine after this `time`; a machine with two processors and nothing else to do needs less than half")
 	flag.BoolVar(&m.verbose, "v", false, "print all output")
 	flag.Parse()
 	if err := m.test(ctx); err != nil {
