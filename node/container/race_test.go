@@ -90,7 +90,7 @@ func TestRaceForTargets(t *testing.T) {
 	flip := n.bundle(t, "probe", "flip", "/v/in/abs", "/v/in/abs2", "/v/in/rel", "/v/in/rel2", "/v/in/magic", "/v/in/magic2", "/v/in/out", "/v/away")
 	flip.Spec.Mounts = append(flip.Spec.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: volume, Options: []string{"rbind", "idmap"}})
 	out := n.begin(t, flip)
-	before := nodeMounts(t)
+	before := n.mounts(t)
 	created, refused := 0, map[string]int{}
 	for i := range 120 {
 		b := n.bundle(t, "true")
@@ -138,14 +138,14 @@ func TestRaceForTargets(t *testing.T) {
 	if entries, err := os.ReadDir(victim); err != nil || len(entries) > 0 {
 		t.Errorf("the node's directory has %v, %v; want it empty", entries, err)
 	}
-	if after := nodeMounts(t); after != before {
+	if after := n.mounts(t); after != before {
 		t.Errorf("mounts of the node changed from\n%s\nto\n%s", before, after)
 	}
 }
 
-// nodeMounts returns the mounts of the node, without those that others who test
-// here have just now.
-func nodeMounts(t *testing.T) string {
+// mounts returns the mounts of the machine, without those that others who test here have
+// just now.
+func (n *node) mounts(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
@@ -153,7 +153,7 @@ func nodeMounts(t *testing.T) string {
 	}
 	var lines []string
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); strings.Contains(line, "berth-test") || !strings.HasPrefix(f[4], "/tmp/") && !strings.HasPrefix(f[4], "/dev/shm/") {
+		if f := strings.Fields(line); strings.Contains(line, n.dir) || !strings.HasPrefix(f[4], "/tmp/") && !strings.HasPrefix(f[4], "/dev/shm/") {
 			lines = append(lines, line)
 		}
 	}
@@ -161,8 +161,8 @@ func nodeMounts(t *testing.T) string {
 }
 
 // TestRaceForProcess has a container look into everything that the runtime puts
-// beside it: processes of exec before they have executed their command, which are
-// copies of the shim (CVE-2016-9962, CVE-2019-5736, CVE-2024-21626). It may trace
+// beside it: processes of exec before they have executed their command, whose memory is
+// the shim's (CVE-2016-9962, CVE-2019-5736, CVE-2024-21626). It may trace
 // who is its own; it never gets hold of the shim's memory, environment, program or
 // descriptors.
 func TestRaceForProcess(t *testing.T) {
