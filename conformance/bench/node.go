@@ -72,7 +72,14 @@ func hidden(f func() error) error {
 			done <- fmt.Errorf("make a mount namespace (this needs root): %w", err)
 			return
 		}
-		_ = unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH) // it may not be there
+		const unified = "/sys/fs/cgroup/unified"
+		if unix.Unmount(unified, unix.MNT_DETACH) == nil { // it may not be there
+			// crun makes cgroups there all the same, and would leave them below the mount.
+			if err := unix.Mount("none", unified, "tmpfs", 0, "size=8m"); err != nil {
+				done <- fmt.Errorf("hide version 2 of cgroups: %w", err)
+				return
+			}
+		}
 		done <- f()
 	}()
 	return <-done

@@ -369,7 +369,7 @@ func (n *node) runPeer(t *testing.T, peer string, b container.Bundle) (stdout st
 	}
 	// crun does not work where both versions of cgroups are mounted; what it does not
 	// see does not disturb it.
-	cmd := exec.CommandContext(testContext(t), "sh", "-c", "umount -l /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"", "sh",
+	cmd := exec.CommandContext(testContext(t), "sh", "-c", "umount -l /sys/fs/cgroup/unified 2>/dev/null && mount -t tmpfs none /sys/fs/cgroup/unified; exec \"$@\"", "sh",
 		peer, "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, id)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	var out, errs bytes.Buffer
