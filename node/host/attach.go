@@ -224,14 +224,17 @@ func pump(ctx context.Context, from *container.Streams, s Streams) error {
 			continue
 		}
 		outputs.Go(func() {
-			err := carry(out.from, func(p []byte) error {
+			chunk := chunks.Get().(*[32 << 10]byte)
+			defer chunks.Put(chunk)
+			// A file would bring a buffer of its own.
+			_, err := io.CopyBuffer(writerFunc(func(p []byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if s.Output == nil {
 					return nil
 				}
 				return s.Output(out.stderr, p)
-			})
+			}), struct{ io.Reader }{out.from}, chunk[:])
 			if err != nil && !errors.Is(err, os.ErrClosed) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -254,26 +257,6 @@ func pump(ctx context.Context, from *container.Streams, s Streams) error {
 // would be a good part of the node's work.
 var chunks = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// carry passes on all that is read.
-func carry(from io.Reader, to func(p []byte) error) error {
-	chunk := chunks.Get().(*[32 << 10]byte)
-	defer chunks.Put(chunk)
-	for {
-		n, err := from.Read(chunk[:])
-		if n > 0 {
-			if err := to(chunk[:n]); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // isNil reports an output that was not asked for.
 func isNil(r io.Reader) bool {
 	rc, ok := r.(io.ReadCloser)
@@ -293,6 +276,15 @@ func feed(to io.WriteCloser, from io.Reader) error {
 
 // stopReading ends a feed that waits for input.
 func stopReading(in Input) { _ = in.SetReadDeadline(time.Unix(1, 0)) }
+
+type writerFunc func(p []byte) error
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	if err := f(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
 
 // Logs calls fn with what the container wrote, as opts ask. It follows only one
 // that runs. Errors: ErrNotFound, and fn's.
