@@ -11,8 +11,8 @@
 package call
 
 import (
-	"bytes"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -41,6 +41,8 @@ const (
 // that has no branch.
 type Program struct {
 	ops    []*Op
+	free   []Op  // memory for further ones: they are many and small
+	args   []Arg // the same for their arguments
 	labels []int
 	regs   Reg
 	lists  [][]string
@@ -101,7 +103,7 @@ func (p *Program) Check() error {
 			return fmt.Errorf("%s: %d branches and %d arguments, at most %d and %d are possible", op.what, len(op.branches), len(op.args), maxBranches, maxArgs)
 		}
 		for _, a := range op.args {
-			if a.text && bytes.IndexByte(a.data, 0) >= 0 {
+			if a.text && strings.IndexByte(a.data, 0) >= 0 {
 				return fmt.Errorf("%q contains a zero byte", a.data)
 			}
 		}
@@ -140,7 +142,15 @@ type branch struct {
 
 // Call adds the system call with number nr.
 func (p *Program) Call(nr int, args ...Arg) *Op {
-	op := &Op{nr: nr, args: args, then: Next}
+	if len(p.free) == 0 {
+		p.free = make([]Op, 32)
+	}
+	if cap(p.args)-len(p.args) < len(args) {
+		p.args = make([]Arg, 0, 128)
+	}
+	op, from := &p.free[0], len(p.args)
+	p.free, p.args = p.free[1:], append(p.args, args...)
+	op.nr, op.args, op.then = nr, p.args[from:len(p.args):len(p.args)], Next
 	p.ops = append(p.ops, op)
 	return op
 }
@@ -226,10 +236,10 @@ const (
 // Arg is an argument of a call.
 type Arg struct {
 	kind argKind
-	n    uint64 // kindInt: number; kindReg, kindPatched: register; kindList: index in Program.lists
+	text bool   // data is a string of the kernel's
 	off  uint16 // kindPatched: position of the eight bytes
-	data []byte
-	text bool
+	n    uint64 // kindInt: number; kindReg, kindPatched: register; kindList: index in Program.lists
+	data string
 }
 
 // Int is a number.
@@ -240,15 +250,15 @@ func Get(r Reg) Arg { return Arg{kind: kindReg, n: uint64(r)} }
 
 // Str is the address of a string that ends with a zero byte. Check refuses one
 // that has another zero byte, which the kernel would take for its end.
-func Str(s string) Arg { return Arg{kind: kindData, data: []byte(s), text: true} }
+func Str(s string) Arg { return Arg{kind: kindData, data: s, text: true} }
 
 // Data is the address of b. The kernel may write to it.
-func Data(b []byte) Arg { return Arg{kind: kindData, data: b} }
+func Data(b []byte) Arg { return Arg{kind: kindData, data: string(b)} }
 
 // Patched is the address of b, of which the eight bytes at off are the value of
 // r when the call is made.
 func Patched(b []byte, off int, r Reg) Arg {
-	return Arg{kind: kindPatched, data: b, off: uint16(off), n: uint64(r)}
+	return Arg{kind: kindPatched, data: string(b), off: uint16(off), n: uint64(r)}
 }
 
 // List is the address of a list of strings, as execve takes them. It can be used
@@ -260,4 +270,4 @@ func (p *Program) List(list []string) Arg {
 
 // Filter is the address of a struct sock_fprog with these instructions, as
 // seccomp takes it.
-func Filter(bpf []byte) Arg { return Arg{kind: kindFilter, data: bpf} }
+func Filter(bpf []byte) Arg { return Arg{kind: kindFilter, data: string(bpf)} }

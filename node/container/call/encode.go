@@ -57,7 +57,7 @@ func flag(b bool) byte {
 
 // appendString appends s and a zero byte, so that its address in the encoded
 // program can be given to the kernel.
-func appendString[T string | []byte](b []byte, s T) []byte {
+func appendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(append(b, s...), 0)
 }

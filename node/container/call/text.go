@@ -81,13 +81,13 @@ func (a Arg) String() string {
 }
 
 // quote returns text as a string, and anything else in hex.
-func quote(b []byte) string {
-	for _, c := range b {
-		if c < ' ' || c > '~' {
-			return fmt.Sprintf("{%x}", b)
+func quote(s string) string {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return fmt.Sprintf("{%x}", s)
 		}
 	}
-	return strconv.Quote(string(b))
+	return strconv.Quote(s)
 }
 
 // name returns the name of a call.
