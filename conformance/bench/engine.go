@@ -43,27 +43,39 @@ func (e *engine) up(ctx context.Context, running int) (time.Duration, error) {
 	if err := os.MkdirAll(e.data, 0o700); err != nil {
 		return 0, err
 	}
-	e.cmd = exec.Command(e.binary, "node", "--registry", e.registry, "--data", e.data, "--socket", e.socket, "--log-level", "error")
-	e.cmd.Stdout, e.cmd.Stderr = &e.log, &e.log
+	var took time.Duration
+	var list []string
 	began := time.Now()
+	err := e.serve(exec.Command(e.binary, "node", "--registry", e.registry, "--data", e.data, "--socket", e.socket, "--log-level", "error"), func() (there bool) {
+		var err error
+		list, err = e.list(ctx, "")
+		took = time.Since(began)
+		return err == nil || ctx.Err() != nil
+	})
+	if err = errors.Join(err, ctx.Err()); err == nil && len(list) != running {
+		err = fmt.Errorf("the node has %d running containers, want %d: %s", len(list), running, &e.log)
+	}
+	return took, err
+}
+
+// serve starts the process that serves the socket, and returns when it answers.
+func (e *engine) serve(cmd *exec.Cmd, answers func() bool) error {
+	e.cmd = cmd
+	cmd.Stdout, cmd.Stderr = &e.log, &e.log
 	// On another thread than that of hidden: the node shall see what there is, or it
 	// leaves behind what it does not see.
 	started := make(chan error)
-	go func() { started <- e.cmd.Start() }()
+	go func() { started <- cmd.Start() }()
 	if err := <-started; err != nil {
-		return 0, err
+		e.cmd = nil
+		return err
 	}
-	for ctx.Err() == nil && time.Since(began) < time.Minute {
-		if list, err := e.list(ctx, ""); err == nil {
-			took := time.Since(began)
-			if len(list) != running {
-				return 0, fmt.Errorf("the node has %d running containers, want %d: %s", len(list), running, &e.log)
-			}
-			return took, nil
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Millisecond) {
+		if answers() {
+			return nil
 		}
-		time.Sleep(time.Millisecond)
 	}
-	return 0, fmt.Errorf("the node does not answer: %s", &e.log)
+	return fmt.Errorf("%s does not answer: %s", cmd, &e.log)
 }
 
 // end ends the node. Its containers run on.

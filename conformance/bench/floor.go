@@ -16,8 +16,8 @@ import (
 	"sync"
 )
 
-// floorCommand makes this program the server of the floor: bench floor ADDRESS
-// DIRECTORY.
+// floorCommand makes this program a server of the floor: bench floor ADDRESS
+// DIRECTORY, or for a node bench floor exec SOCKET.
 const floorCommand = "floor"
 
 // floor is the least that a server in Go can do that answers the requests of
@@ -47,7 +47,10 @@ type batch struct {
 
 func serveFloor(ctx context.Context, args []string) error {
 	if len(args) != 2 {
-		return errors.New("usage: bench floor ADDRESS DIRECTORY")
+		return errors.New("usage: bench floor ADDRESS DIRECTORY, or floor exec SOCKET")
+	}
+	if args[0] == "exec" {
+		return serveExecFloor(ctx, args[1])
 	}
 	f := &floor{dir: args[1], batch: &batch{done: make(chan struct{})}, wake: make(chan struct{}, 1)}
 	f.buffers.New = func() any {

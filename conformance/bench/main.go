@@ -1,7 +1,7 @@
 // Command bench drives berth and other registries, and its node beside other
 // engines and OCI runtimes, side by side with the same load, in turns, and prints what each did, what of the processor it took, and
 // the ratio to berth. The column "floor" is the least that a server in Go could
-// do with the same care of data: see floor.go. Servers that it starts keep their
+// do with the same care of data: see floor.go and floor_exec.go. Servers that it starts keep their
 // data below -dir and are stopped at the end.
 //
 //	go run ./bench -berth ../bin/berth -peer /usr/bin/docker-registry

@@ -29,7 +29,7 @@ const nodeImage = "team/app:1"
 
 // nodeTargets are the columns of their table.
 func nodeTargets() []*target {
-	return []*target{{name: "berth"}, {name: "crun"}, {name: "runc"}, {name: "podman"}}
+	return []*target{{name: "berth"}, {name: "crun"}, {name: "runc"}, {name: "podman"}, {name: "floor"}}
 }
 
 // node runs containers: by berth's Engine API beside podman, and by the command
@@ -413,6 +413,27 @@ func (n *nodes) calls(ctx context.Context) error {
 	return err
 }
 
+// execFloor measures the same on the floor.
+func (n *nodes) execFloor(ctx context.Context) error {
+	if !n.floor {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	e := newEngine("", filepath.Join(n.dir, "floor"), "")
+	if err := os.Mkdir(e.data, 0o700); err != nil {
+		return err
+	}
+	if err := e.serve(exec.Command(self, floorCommand, "exec", e.socket), func() bool { return e.do(ctx, "POST", "/exec", nil, nil) == nil }); err != nil {
+		return err
+	}
+	ms, err := times(2*n.sizes.lives, anywhere, func(int) error { return e.exec(ctx, "into", "true") })
+	n.row("exec by an engine", "ms", "floor", ms)
+	return errors.Join(err, e.end(syscall.SIGTERM))
+}
+
 // execs measures a further process, until it has ended.
 func (n *nodes) execs(ctx context.Context) error {
 	if err := n.engine.start(ctx, "into", "sleep", "10000"); err != nil {
@@ -423,7 +444,7 @@ func (n *nodes) execs(ctx context.Context) error {
 		return err
 	}
 	n.row("exec by an engine", "ms", "berth", ms)
-	if err := n.removeAll(ctx); err != nil {
+	if err := errors.Join(n.removeAll(ctx), n.execFloor(ctx)); err != nil {
 		return err
 	}
 	if err := n.podmanRun(ctx, "into", "sleep", "10000"); err != nil {
